@@ -1,0 +1,29 @@
+# Packages of Debian 12, and LibTorch from the PyTorch wheel of the virtual environment.
+find_package(Threads REQUIRED)
+find_package(absl REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(OpenSSL 3 REQUIRED)
+find_package(prometheus-cpp REQUIRED)
+find_package(GTest REQUIRED)
+if(GMA_WITH_GRPC)
+  find_package(Protobuf REQUIRED)
+  find_package(gRPC CONFIG REQUIRED)
+endif()
+
+if(GMA_WITH_TORCH)
+  # Never find_package(Torch): it redefines protobuf::libprotobuf and puts old protobuf headers first.
+  set(GMA_TORCH_DIR ${CMAKE_SOURCE_DIR}/.venv/lib/python3.11/site-packages/torch CACHE PATH
+      "Folder of the torch package (with include/ and lib/)")
+  if(NOT EXISTS ${GMA_TORCH_DIR}/lib/libtorch_cpu.so)
+    message(FATAL_ERROR "LibTorch not found in ${GMA_TORCH_DIR}: run tools/setup, or set "
+                        "GMA_TORCH_DIR, or configure with -DGMA_WITH_TORCH=OFF")
+  endif()
+  add_library(gma_torch_c10 SHARED IMPORTED)
+  set_target_properties(gma_torch_c10 PROPERTIES IMPORTED_LOCATION ${GMA_TORCH_DIR}/lib/libc10.so)
+  add_library(gma_torch_cpu SHARED IMPORTED)
+  set_target_properties(gma_torch_cpu PROPERTIES
+    IMPORTED_LOCATION ${GMA_TORCH_DIR}/lib/libtorch_cpu.so
+    INTERFACE_LINK_LIBRARIES gma_torch_c10)
+  target_include_directories(gma_torch_cpu SYSTEM INTERFACE
+    ${GMA_TORCH_DIR}/include ${GMA_TORCH_DIR}/include/torch/csrc/api/include)
+endif()

@@ -1,0 +1,60 @@
+// The decoder as the engine sees it: tokens in, state rows updated in place, logits out.
+#ifndef GMA_MODEL_DECODER_COMPILED_DECODER_H_
+#define GMA_MODEL_DECODER_COMPILED_DECODER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "model/checkpoint/model_dir.h"
+#include "model/state/state_layout.h"
+#include "model/state/state_pool.h"
+
+namespace gma {
+
+struct DecoderOptions {
+  std::string device = "cpu";    // "cpu"; others are refused by name
+  std::string weights = "f32";   // "f32" or "bf16": the type that matrix products run in
+  int32_t max_batch_rows = 64;   // rows in one step at most
+  int32_t max_step_tokens = 512; // tokens in one step at most, all rows together
+  bool compensated_state = false;
+  int32_t threads = 0;           // 0: one for each processor
+};
+
+// One row's part in a step.
+struct StepRow {
+  int32_t state_row;                // index in the pool
+  absl::Span<const int32_t> tokens; // 1 to max_step_tokens ids, in [0, vocab_size)
+  bool want_logits;                 // of the last of `tokens`
+};
+
+struct StepBatch {
+  absl::Span<const StepRow> rows;
+};
+
+// Everything is planned at Load: weights, scratch. THREADS: engine thread only.
+class CompiledDecoder {
+ public:
+  // The reference decoder over LibTorch (model/decoder/reference_decoder.cc).
+  // ERRORS: kInvalidArgument naming an option, its value and what is possible.
+  static absl::StatusOr<std::unique_ptr<CompiledDecoder>> Load(const ModelDir& model,
+                                                               const DecoderOptions& options);
+  virtual ~CompiledDecoder() = default;
+
+  // Feeds each row its tokens and writes logits [rows that want them, vocab_size], in the order of
+  // the batch.
+  // REQUIRES: state_row values are distinct, except that any number of rows may name
+  //           pool.scratch_row(); tokens and rows within the options' limits; logits.size() fits.
+  // ERRORS:   any error means that the step failed: the rows in it are lost, others are untouched.
+  virtual absl::Status Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) = 0;
+
+  virtual const StateLayout& state_layout() const = 0;
+  virtual int32_t vocab_size() const = 0;
+};
+
+}  // namespace gma
+
+#endif  // GMA_MODEL_DECODER_COMPILED_DECODER_H_

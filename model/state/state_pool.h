@@ -1,0 +1,83 @@
+// All state rows of the server, made once at start: capacity is a number known then, and no length
+// of any session changes it.
+#ifndef GMA_MODEL_STATE_STATE_POOL_H_
+#define GMA_MODEL_STATE_STATE_POOL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "model/state/state_layout.h"
+
+namespace gma {
+
+class StatePool;
+
+// A lease of one row: move-only, returns the row by itself. The pool outlives its leases.
+class StateRow {
+ public:
+  StateRow() = default;  // holds nothing
+  StateRow(StateRow&& other) noexcept;
+  StateRow& operator=(StateRow&& other) noexcept;
+  ~StateRow();
+
+  bool holds() const { return pool_ != nullptr; }
+  // REQUIRES: holds().
+  int32_t index() const { return index_; }
+  absl::Span<uint8_t> bytes() const;
+  // Gives the row back now.
+  void Release();
+
+ private:
+  friend class StatePool;
+  StateRow(StatePool* pool, int32_t index) : pool_(pool), index_(index) {}
+
+  StatePool* pool_ = nullptr;
+  int32_t index_ = -1;
+};
+
+// Rows in host memory (zero pages until first use). Row index capacity() is the scratch row that
+// padding of a batch writes to; it is never leased.
+// THREADS: engine thread only.
+class StatePool {
+ public:
+  // REQUIRES: capacity > 0, in rows.
+  // ERRORS: kResourceExhausted naming the bytes asked for when the memory cannot be had.
+  static absl::StatusOr<std::unique_ptr<StatePool>> Create(const StateLayout& layout,
+                                                           int32_t capacity);
+  ~StatePool();
+  StatePool(const StatePool&) = delete;
+  StatePool& operator=(const StatePool&) = delete;
+
+  // Leases a row in its initial state (all bytes zero).
+  // ERRORS: kResourceExhausted naming the capacity when every row is leased.
+  absl::StatusOr<StateRow> Acquire();
+
+  // Bytes of any row, the scratch row included. REQUIRES: 0 <= index <= capacity().
+  absl::Span<uint8_t> row(int32_t index);
+  int32_t scratch_row() const { return capacity_; }
+
+  int32_t capacity() const { return capacity_; }
+  int32_t used() const { return capacity_ - static_cast<int32_t>(free_.size()); }
+  size_t row_bytes() const { return row_bytes_; }
+  // Bytes of the whole pool, scratch row included.
+  size_t total_bytes() const { return (static_cast<size_t>(capacity_) + 1) * row_bytes_; }
+
+ private:
+  friend class StateRow;
+  StatePool(uint8_t* data, size_t row_bytes, int32_t capacity);
+  // Makes the row free again; GMA_POISON_STATE builds fill it with NaN until the next lease.
+  void Return(int32_t index);
+
+  uint8_t* data_;
+  size_t row_bytes_;
+  int32_t capacity_;
+  std::vector<int32_t> free_;  // last returned, first leased: its pages are warm
+};
+
+}  // namespace gma
+
+#endif  // GMA_MODEL_STATE_STATE_POOL_H_
