@@ -1,0 +1,1 @@
+// Contract: the header of the same name.

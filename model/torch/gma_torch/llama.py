@@ -1,0 +1,171 @@
+"""A Llama-like decoder whose attention is an argument: the teacher, its baselines, the student.
+
+The trunk (embedding, norms, projections, MLP) is the same for all of them; what happens between the
+projections and o_proj is a function `Attend`. Shapes: B sequences, T tokens, d width, H query heads,
+G key-value heads, v = head width. Rotation is half-split (Hugging Face layout).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Sizes of a decoder without biases and with RoPE over the whole head width."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    rms_norm_eps: float
+    rope_theta: float
+
+
+@dataclass
+class Heads:
+    """What one attention layer is given; `attend` may ignore what it does not need.
+
+    Attributes:
+        x: [B, T, d] the normed layer input.
+        q_rot: [B, T, H, v], k: [B, T, G, v] not rotated, k_rot: [B, T, G, v], value: [B, T, G, v].
+    """
+
+    x: Tensor
+    q_rot: Tensor
+    k: Tensor
+    k_rot: Tensor
+    value: Tensor
+
+
+# (layer index, its inputs) -> attention output [B, T, H, v].
+Attend = Callable[[int, Heads], Tensor]
+
+
+def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """RMSNorm over the last dimension, in float32 or better."""
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * gain
+
+
+def rope_table(start: int, tokens: int, width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos and sin [T, v] in float32, half-split; angles are formed in float64."""
+    rate = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = torch.arange(start, start + tokens, dtype=torch.float64).unsqueeze(1) * rate
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Applies RoPE: x [B, T, n, v], cos and sin [T, v]."""
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return x * cos.unsqueeze(1) + turned * sin.unsqueeze(1)
+
+
+def full_attention(_layer: int, heads: Heads) -> Tensor:
+    """Causal softmax attention over everything: the teacher."""
+    out = F.scaled_dot_product_attention(
+        heads.q_rot.transpose(1, 2),
+        heads.k_rot.transpose(1, 2),
+        heads.value.transpose(1, 2),
+        is_causal=True,
+        enable_gqa=True,
+    )
+    return out.transpose(1, 2)
+
+
+def window_attention(window: int, sinks: int, block: int = 256) -> Attend:
+    """Softmax attention over the newest `window` tokens and the first `sinks` tokens."""
+
+    def attend(_layer: int, heads: Heads) -> Tensor:
+        share = heads.q_rot.shape[2] // heads.k_rot.shape[2]
+        q = heads.q_rot.transpose(1, 2)
+        k = heads.k_rot.transpose(1, 2).repeat_interleave(share, 1)
+        value = heads.value.transpose(1, 2).repeat_interleave(share, 1)
+        parts = []
+        for begin in range(0, q.shape[2], block):
+            end = min(begin + block, q.shape[2])
+            low = max(sinks, begin - window + 1) if begin - window + 1 > 0 else 0
+            first = sinks if low > 0 else 0
+            row = torch.arange(begin, end).unsqueeze(1)
+            col = torch.cat([torch.arange(first), torch.arange(low, end)])
+            mask = (col <= row) & ((col > row - window) | (col < sinks))
+            keys = torch.cat([k[:, :, :first], k[:, :, low:end]], 2)
+            values = torch.cat([value[:, :, :first], value[:, :, low:end]], 2)
+            parts.append(
+                F.scaled_dot_product_attention(q[:, :, begin:end], keys, values, attn_mask=mask)
+            )
+        return torch.cat(parts, 2).transpose(1, 2)
+
+    return attend
+
+
+class Llama:
+    """The trunk, with weights under their Hugging Face names, and a forward pass.
+
+    Norms and the residual stream are float32; matrix products run in `compute` (bfloat16 is about
+    three times as fast as float32 on CPUs that have it, and good enough for teacher targets).
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        weights: dict[str, Tensor],
+        compute: torch.dtype = torch.float32,
+    ) -> None:
+        self.config = config
+        self.compute = compute
+        self.weights = {
+            name: w.float() if w.dim() == 1 else w.to(compute) for name, w in weights.items()
+        }
+
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        return F.linear(x.to(self.compute), self.weights[name])
+
+    def project(self, layer: int, x: Tensor, cos: Tensor, sin: Tensor) -> Heads:
+        """The heads of one layer from its normed input x [B, T, d]; all in float32."""
+        c, p = self.config, f"model.layers.{layer}.self_attn."
+        q = self._linear(x, p + "q_proj.weight").float().unflatten(-1, (c.num_heads, c.head_dim))
+        k = self._linear(x, p + "k_proj.weight").float().unflatten(-1, (c.num_kv_heads, c.head_dim))
+        value = self._linear(x, p + "v_proj.weight").float()
+        value = value.unflatten(-1, (c.num_kv_heads, c.head_dim))
+        return Heads(x, rotate(q, cos, sin), k, rotate(k, cos, sin), value)
+
+    def output(self, layer: int, heads_out: Tensor) -> Tensor:
+        """o_proj: [B, T, H, v] -> [B, T, d] in float32."""
+        name = f"model.layers.{layer}.self_attn.o_proj.weight"
+        return self._linear(heads_out.flatten(-2), name).float()
+
+    def _mlp(self, layer: int, x: Tensor) -> Tensor:
+        p = f"model.layers.{layer}.mlp."
+        gate = F.silu(self._linear(x, p + "gate_proj.weight"))
+        return self._linear(
+            gate * self._linear(x, p + "up_proj.weight"), p + "down_proj.weight"
+        ).float()
+
+    def hidden(self, tokens: Tensor, attend: Attend, start: int = 0) -> Tensor:
+        """Tokens [B, T] at positions start.. -> last normed hidden state [B, T, d], float32."""
+        c = self.config
+        cos, sin = rope_table(start, tokens.shape[1], c.head_dim, c.rope_theta)
+        x = F.embedding(tokens, self.weights["model.embed_tokens.weight"]).float()
+        for layer in range(c.num_layers):
+            p = f"model.layers.{layer}."
+            normed = rms_norm(x, self.weights[p + "input_layernorm.weight"], c.rms_norm_eps)
+            heads = self.project(layer, normed, cos, sin)
+            x = x + self.output(layer, attend(layer, heads))
+            normed = rms_norm(x, self.weights[p + "post_attention_layernorm.weight"], c.rms_norm_eps)
+            x = x + self._mlp(layer, normed)
+        return rms_norm(x, self.weights["model.norm.weight"], c.rms_norm_eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., d] -> [..., vocab] in float32 (the embedding is tied)."""
+        return self._linear(hidden, "model.embed_tokens.weight").float()
+
