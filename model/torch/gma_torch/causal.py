@@ -178,10 +178,14 @@ def _chunk_prefix(resp: Tensor, decay: Tensor | None) -> _Chunk:
     gap = (b.unsqueeze(-2) - b.unsqueeze(-3)).to(resp.dtype)  # [.., i, j, K]
     gap = gap.masked_fill(~causal.unsqueeze(-1), -math.inf)
     gated = torch.exp(gap) * resp.unsqueeze(-3)
-    return _Chunk(gated.sum(-2, dtype=torch.float64), torch.exp(b), None, gated, gated[..., -1, :, :])
+    return _Chunk(
+        gated.sum(-2, dtype=torch.float64), torch.exp(b), None, gated, gated[..., -1, :, :]
+    )
 
 
-def _entry_states(chunk: _Chunk, values: Tensor, state: SlotState) -> tuple[Tensor, Tensor, SlotState]:
+def _entry_states(
+    chunk: _Chunk, values: Tensor, state: SlotState
+) -> tuple[Tensor, Tensor, SlotState]:
     """Runs over the chunks. Returns entry masses [B, G, n, K], entry means [B, G, n, K, v] and
     the state after the last chunk."""
     added = chunk.mass[..., -1, :]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 MODEL_TYPE = "gma"
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+DTYPES = ("float32", "bfloat16")
 READS = ("static", "adapted")
 FORGETS = ("none", "head", "write")
 VAR_PARAMS = ("bounded", "softplus")
@@ -94,6 +94,8 @@ class GmaConfig:
                 f"num_memory_heads = {self.num_memory_heads} does not divide "
                 f"num_attention_heads = {self.num_attention_heads}"
             )
+        if self.head_dim % 2:
+            raise ConfigError(f"head_dim = {self.head_dim}, must be even")
         for name in ("rms_norm_eps", "rope_theta"):
             _check_positive(name, getattr(self, name))
         if not isinstance(self.tie_word_embeddings, bool):
@@ -140,10 +142,6 @@ class GmaConfig:
                     f"gma.{name} = {getattr(options, name)!r} (layer {index}), "
                     "must be true or false"
                 )
-        if options.joint and self.head_dim % 2:
-            raise ConfigError(
-                f"head_dim = {self.head_dim} is odd, but layer {index} rotates its keys by pairs"
-            )
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> GmaConfig:

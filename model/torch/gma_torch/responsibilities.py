@@ -19,7 +19,7 @@ from torch import Tensor
 FLUSH = 2.0**-100
 
 _LOG_VAR_FLOOR = math.log(0.05)
-_SOFTPLUS_FLOOR = 1e-4
+_SOFTPLUS_FLOOR = 1e-6
 
 
 def _log_var_ceiling(routing_dim: int) -> float:
@@ -30,7 +30,7 @@ def variance(omega: Tensor, var_param: str) -> Tensor:
     """Variances from the free parameter `omega` [..., r] (GMA.md 3).
 
     "bounded": log var = lo + (hi - lo) sigmoid(omega), lo = log 0.05, hi = log(20 sqrt(r)).
-    "softplus": var = softplus(omega) + 1e-4, the paper's form.
+    "softplus": var = softplus(omega) + 1e-6, the paper's form.
     """
     if var_param == "softplus":
         return torch.nn.functional.softplus(omega) + _SOFTPLUS_FLOOR

@@ -1,0 +1,368 @@
+"""The causal GMA mixer of one layer, with every option of the model (GMA.md 5, 11, 11.1).
+
+Order: project, short convolution (then SiLU on the value alone), route_norm, scores, forget,
+write, read, out_norm, out_gate, o_proj.
+
+Shapes: B sequences, T tokens, d model width, H query heads, G memory heads, K components,
+r = routing width, v = head width. With a window, token t - w is written into the slots, then token
+t enters the window, then the read; its forget gate travels with it. Without one, a token is
+written, then read.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gma_torch.causal import SlotState, causal_chunkwise, log_mass, read_slots, write_token
+from gma_torch.config import GmaConfig
+from gma_torch.joint import JointState, joint_chunkwise
+from gma_torch.layers import RmsNorm, short_convolution
+from gma_torch.responsibilities import (
+    log_responsibilities,
+    matrix_scores,
+    score_matrix,
+    variance,
+    write_responsibilities,
+)
+from gma_torch.rope import rotate
+
+
+@dataclass
+class MixerState:
+    """A layer's part of the state row; None where the options leave a block out.
+
+    Attributes:
+        mass: [B, G, K] float64.
+        memory: [B, G, K, v] value means; [B, G, K, 2v] with the adapted read: values, then keys.
+        conv: [B, w - 1, C] last raw projections, oldest first; zeros before the first token.
+        window_key, window_value: [B, n, G, v], the n <= w newest tokens, oldest first; rotated.
+        window_route: [B, n, G, r], routing vectors after convolution and norm.
+        window_log_decay: [B, n, G], only with forget "head".
+    """
+
+    mass: Tensor
+    memory: Tensor
+    conv: Tensor | None = None
+    window_key: Tensor | None = None
+    window_value: Tensor | None = None
+    window_route: Tensor | None = None
+    window_log_decay: Tensor | None = None
+
+
+@dataclass
+class _Projected:
+    """What the projections of T tokens give, in the type of the recurrence.
+
+    route_q [B, T, H, r] or None, route_k [B, T, G, r], value [B, T, G, v], q [B, T, H, v] and
+    k [B, T, G, v] rotated or None, log_decay [B, T, G] for forget "head" or None, conv history.
+    """
+
+    route_q: Tensor | None
+    route_k: Tensor
+    value: Tensor
+    q: Tensor | None
+    k: Tensor | None
+    log_decay: Tensor | None
+    conv: Tensor | None
+
+
+class GmaMixer(nn.Module):
+    """Causal GMA of one layer; parameters carry the names of the model directory."""
+
+    def __init__(self, config: GmaConfig, layer: int) -> None:
+        super().__init__()
+        self.options = options = config.layers[layer]
+        self.heads, self.groups = config.num_attention_heads, config.num_memory_heads
+        self.components, self.routing_dim = config.num_components, config.routing_dim
+        self.head_dim, self.rope_theta = config.head_dim, config.rope_theta
+        width, eps = config.hidden_size, config.rms_norm_eps
+        heads, groups, r, v = self.heads, self.groups, self.routing_dim, self.head_dim
+        self.has_route_q = options.read == "static"
+        if self.has_route_q:
+            self.route_q_proj = nn.Linear(width, heads * r, bias=False)
+        self.route_k_proj = nn.Linear(width, groups * r, bias=False)
+        self.v_proj = nn.Linear(width, groups * v, bias=False)
+        self.o_proj = nn.Linear(heads * v, width, bias=False)
+        self.component_mean = nn.Parameter(torch.zeros(groups, self.components, r))
+        self.component_omega = nn.Parameter(torch.zeros(groups, self.components, r))
+        self.prior_logits = nn.Parameter(torch.zeros(groups, self.components))
+        if options.joint:
+            self.q_proj = nn.Linear(width, heads * v, bias=False)
+            self.k_proj = nn.Linear(width, groups * v, bias=False)
+            self.slot_bias = nn.Parameter(torch.zeros(heads, self.components))
+        if options.read == "adapted":
+            self.slot_scale = nn.Parameter(torch.ones(heads))
+        self.conv_channels = (heads * r if self.has_route_q else 0) + groups * (r + v)
+        if options.short_conv:
+            self.conv_weight = nn.Parameter(torch.zeros(self.conv_channels, options.short_conv))
+        if options.forget == "head":
+            self.forget_proj = nn.Linear(width, groups, bias=False)
+            self.forget_bias = nn.Parameter(torch.zeros(groups))
+            self.forget_a_log = nn.Parameter(torch.zeros(groups))
+        if options.forget == "write":
+            self.forget_beta = nn.Parameter(torch.zeros(groups))
+        if options.route_norm:
+            if self.has_route_q:
+                self.route_q_norm = RmsNorm(r, eps)
+            self.route_k_norm = RmsNorm(r, eps)
+        if options.out_norm:
+            self.out_norm = RmsNorm(v, eps)
+        if options.out_gate:
+            self.gate_proj = nn.Linear(width, heads * v, bias=False)
+
+    def initial_state(
+        self, batch: int, dtype: torch.dtype, device: torch.device | str
+    ) -> MixerState:
+        """The state before the first token; `dtype` of everything but the masses."""
+        options, groups, v = self.options, self.groups, self.head_dim
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(batch, *shape, dtype=dtype, device=device)
+
+        memory_width = 2 * v if options.read == "adapted" else v
+        state = MixerState(
+            zeros(groups, self.components).double(),
+            zeros(groups, self.components, memory_width),
+        )
+        if options.short_conv:
+            state.conv = zeros(options.short_conv - 1, self.conv_channels)
+        if options.window:
+            state.window_key = zeros(0, groups, v)
+            state.window_value = zeros(0, groups, v)
+            state.window_route = zeros(0, groups, self.routing_dim)
+            if options.forget == "head":
+                state.window_log_decay = zeros(0, groups)
+        return state
+
+    def forward(
+        self, x: Tensor, state: MixerState | None = None, position: int = 0
+    ) -> tuple[Tensor, MixerState]:
+        """T tokens by chunks; differentiable.
+
+        Args:
+            x: [B, T, d], normed layer input of the tokens at position, position + 1, ...
+            state: after the tokens before; None is the start.
+
+        Returns:
+            [B, T, d] and the state after the last token.
+        """
+        state = state or self.initial_state(x.shape[0], _core_dtype(x), x.device)
+        projected = self._project(x, state.conv, position)
+        with torch.autocast(x.device.type, enabled=False):
+            out, state = self._read_chunkwise(projected, state)
+        return self._finish(out, x), state
+
+    def step(self, x: Tensor, state: MixerState, position: int) -> tuple[Tensor, MixerState]:
+        """One token [B, d] by the recurrence; returns [B, d] and the next state."""
+        x = x.unsqueeze(1)
+        projected = self._project(x, state.conv, position)
+        out, state = self._read_recurrent(projected, state)
+        return self._finish(out.unsqueeze(1), x).squeeze(1), state
+
+    def write_scores(self, route_k: Tensor) -> Tensor:
+        """Mixture scores [B, T, G, K] of routing vectors [B, T, G, r] (GMA.md 2)."""
+        return matrix_scores(route_k.unsqueeze(3), *self._score_matrix(route_k.dtype)).squeeze(3)
+
+    def read_scores(self, route_q: Tensor) -> Tensor:
+        """Mixture scores [B, T, H, K] of routing vectors [B, T, H, r]."""
+        grouped = route_q.unflatten(2, (self.groups, -1))
+        return matrix_scores(grouped, *self._score_matrix(route_q.dtype)).flatten(2, 3)
+
+    def _score_matrix(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        var = variance(self.component_omega.to(dtype), self.options.var_param)
+        return score_matrix(self.component_mean.to(dtype), var, self.prior_logits.to(dtype))
+
+    def _project(self, x: Tensor, history: Tensor | None, position: int) -> _Projected:
+        core, options = _core_dtype(x), self.options
+        parts = [self.route_q_proj(x)] if self.has_route_q else []
+        parts += [self.route_k_proj(x), self.v_proj(x)]
+        raw = torch.cat(parts, dim=-1).to(core)
+        if options.short_conv:
+            raw, history = short_convolution(raw, self.conv_weight.to(core), history)
+        route_q, route_k, value = raw.split(
+            [
+                self.heads * self.routing_dim if self.has_route_q else 0,
+                self.groups * self.routing_dim,
+                self.groups * self.head_dim,
+            ],
+            dim=-1,
+        )
+        if options.short_conv:
+            value = F.silu(value)
+        route_k = route_k.unflatten(-1, (self.groups, -1))
+        route_k = self.route_k_norm(route_k) if options.route_norm else route_k
+        if self.has_route_q:
+            route_q = route_q.unflatten(-1, (self.heads, -1))
+            route_q = self.route_q_norm(route_q) if options.route_norm else route_q
+        q = k = log_decay = None
+        if options.joint:
+            q = self.q_proj(x).to(core).unflatten(-1, (self.heads, -1))
+            k = self.k_proj(x).to(core).unflatten(-1, (self.groups, -1))
+            q, k = rotate(q, position, self.rope_theta), rotate(k, position, self.rope_theta)
+        if options.forget == "head":
+            rate = F.softplus(self.forget_proj(x).to(core) + self.forget_bias.to(core))
+            log_decay = -torch.exp(self.forget_a_log.to(core)) * rate
+        return _Projected(
+            route_q=route_q if self.has_route_q else None,
+            route_k=route_k,
+            value=value.unflatten(-1, (self.groups, -1)),
+            q=q,
+            k=k,
+            log_decay=log_decay,
+            conv=history,
+        )
+
+    def _finish(self, out: Tensor, x: Tensor) -> Tensor:
+        """out [B, T, H, v], x [B, T, d] -> [B, T, d]."""
+        if self.options.out_norm:
+            out = self.out_norm(out)
+        out = out.flatten(2).to(x.dtype)
+        if self.options.out_gate:
+            out = out * F.silu(self.gate_proj(x))
+        return self.o_proj(out)
+
+    def _decay(self, log_decay: Tensor | None, resp_k: Tensor) -> Tensor | None:
+        """Log gates [B, T, G, 1 or K] of tokens with responsibilities [B, T, G, K] (GMA.md 11)."""
+        if self.options.forget == "head":
+            return log_decay.unsqueeze(-1)
+        if self.options.forget == "write":
+            return -F.softplus(self.forget_beta.to(resp_k.dtype)).unsqueeze(-1) * resp_k
+        return None
+
+    def _read_chunkwise(
+        self, projected: _Projected, state: MixerState
+    ) -> tuple[Tensor, MixerState]:
+        """Output [B, T, H, v] and the state after T tokens."""
+        options = self.options
+        resp_k = write_responsibilities(self.write_scores(projected.route_k))
+        decay = self._decay(projected.log_decay, resp_k)
+        slots = SlotState(state.mass, state.memory)
+        if not options.joint:
+            score_q = self.read_scores(projected.route_q)
+            out, slots = causal_chunkwise(score_q, resp_k, projected.value, decay, slots)
+            return out, MixerState(slots.mass, slots.memory, projected.conv)
+        adapted = options.read == "adapted"
+        max_decay = None
+        if options.forget == "write":
+            max_decay = float(F.softplus(self.forget_beta.detach()).max())
+        out, joint = joint_chunkwise(
+            projected.q,
+            projected.k,
+            projected.value,
+            resp_k,
+            decay,
+            window=options.window,
+            slot_bias=self.slot_bias.to(resp_k.dtype),
+            slot_scale=self.slot_scale.to(resp_k.dtype) if adapted else None,
+            log_resp_q=(
+                None if adapted else log_responsibilities(self.read_scores(projected.route_q))
+            ),
+            state=self._joint_state(state, projected),
+            max_decay=max_decay,
+        )
+        after = MixerState(joint.mass, joint.memory, projected.conv)
+        if options.window:
+            kept = joint.ring_k.shape[1]
+            after.window_key, after.window_value = joint.ring_k, joint.ring_v
+            after.window_route = _newest(state.window_route, projected.route_k, kept)
+            if options.forget == "head":
+                after.window_log_decay = _newest(state.window_log_decay, projected.log_decay, kept)
+        return out, after
+
+    def _joint_state(self, state: MixerState, projected: _Projected) -> JointState:
+        """The same state with responsibilities and gates in place of routing vectors."""
+        if not self.options.window:
+            empty = projected.k[:, :0]
+            none = projected.k.new_zeros(*empty.shape[:3], self.components)
+            decay = self._decay(None if projected.log_decay is None else empty[..., 0], none)
+            return JointState(state.mass, state.memory, empty, empty, none, decay)
+        resp = write_responsibilities(self.write_scores(state.window_route))
+        decay = self._decay(state.window_log_decay, resp)
+        return JointState(
+            state.mass, state.memory, state.window_key, state.window_value, resp, decay
+        )
+
+    def _read_recurrent(
+        self, projected: _Projected, state: MixerState
+    ) -> tuple[Tensor, MixerState]:
+        """Output [B, H, v] and the state after one token (GMA.md 5.2, 11.1)."""
+        window = self.options.window
+        state = replace(state, conv=projected.conv)
+        if not window:
+            state = self._write(
+                state, projected.route_k, projected.value, projected.k, projected.log_decay
+            )
+            if self.options.read == "static":
+                scores = self.read_scores(projected.route_q)[:, 0]
+                return read_slots(SlotState(state.mass, state.memory), scores), state
+            return self._read_joint(projected, state), state
+        if state.window_key.shape[1] == window:
+            state = self._write(
+                state,
+                state.window_route[:, :1],
+                state.window_value[:, :1],
+                state.window_key[:, :1],
+                None if state.window_log_decay is None else state.window_log_decay[:, :1],
+            )
+        kept = min(window, state.window_key.shape[1] + 1)
+        state.window_key = _newest(state.window_key, projected.k, kept)
+        state.window_value = _newest(state.window_value, projected.value, kept)
+        state.window_route = _newest(state.window_route, projected.route_k, kept)
+        if state.window_log_decay is not None:
+            state.window_log_decay = _newest(state.window_log_decay, projected.log_decay, kept)
+        return self._read_joint(projected, state), state
+
+    def _write(
+        self,
+        state: MixerState,
+        route_k: Tensor,
+        value: Tensor,
+        key: Tensor | None,
+        log_decay: Tensor | None,
+    ) -> MixerState:
+        """Writes one token: route_k [B, 1, G, r], value and key [B, 1, G, v], decay [B, 1, G]."""
+        resp = write_responsibilities(self.write_scores(route_k))
+        decay = self._decay(log_decay, resp)
+        content = torch.cat([value, key], dim=-1) if self.options.read == "adapted" else value
+        slots = write_token(
+            SlotState(state.mass, state.memory),
+            resp[:, 0],
+            content[:, 0],
+            None if decay is None else decay[:, 0],
+        )
+        return replace(state, mass=slots.mass, memory=slots.memory)
+
+    def _read_joint(self, projected: _Projected, state: MixerState) -> Tensor:
+        """One softmax over slots and window for one token (GMA.md 11.1); returns [B, H, v]."""
+        v = self.head_dim
+        q = projected.q[:, 0].unflatten(1, (self.groups, -1))  # [B, G, J, v]
+        if self.options.read == "adapted":
+            scale = self.slot_scale.to(q.dtype).view(self.groups, -1, 1) / math.sqrt(v)
+            logits = scale * (q @ state.memory[..., v:].transpose(-1, -2))
+        else:
+            log_resp = log_responsibilities(self.read_scores(projected.route_q)[:, 0])
+            logits = log_resp.unflatten(1, (self.groups, -1))
+        bias = self.slot_bias.to(q.dtype).view(self.groups, -1, self.components)
+        logits = logits + bias + log_mass(state.mass, q.dtype).unsqueeze(2)
+        values = state.memory[..., :v]
+        if self.options.window:
+            keys = state.window_key.permute(0, 2, 3, 1)  # [B, G, v, n]
+            logits = torch.cat([logits, q @ keys / math.sqrt(v)], dim=-1)
+            values = torch.cat([values, state.window_value.transpose(1, 2)], dim=2)
+        return (torch.softmax(logits, dim=-1) @ values).flatten(1, 2)
+
+
+def _core_dtype(x: Tensor) -> torch.dtype:
+    """The recurrence runs in float32, or in float64 for a float64 model."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _newest(ring: Tensor, new: Tensor, kept: int) -> Tensor:
+    """The `kept` newest rows of ring [B, n, ...] followed by new [B, T, ...]."""
+    joined = torch.cat([ring, new], dim=1)
+    return joined[:, joined.shape[1] - kept :]
