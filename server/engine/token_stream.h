@@ -1,0 +1,97 @@
+// The bounded one-way channel from the engine to the reader of one request.
+#ifndef GMA_SERVER_ENGINE_TOKEN_STREAM_H_
+#define GMA_SERVER_ENGINE_TOKEN_STREAM_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "model/sampling/sampler.h"
+#include "model/sampling/sampling_params.h"
+
+namespace gma {
+
+struct RequestUsage {
+  int64_t prompt_tokens = 0;      // fed for this request, pending token included
+  int64_t cached_tokens = 0;      // in the state before
+  int64_t completion_tokens = 0;  // generated
+};
+
+struct RequestTimings {  // seconds of the monotonic clock
+  double queue = 0, prefill = 0, decode = 0, first_token = 0;
+};
+
+struct StartedEvent {
+  uint64_t seed;  // of candidate 0
+};
+
+struct TokenEvent {
+  int32_t candidate;
+  SampledToken sampled;
+  std::string text;  // bytes that may be shown now
+};
+
+struct FinishedEvent {
+  int32_t candidate;
+  FinishReason reason;
+  std::string text;  // bytes released at the end
+  RequestUsage usage;
+  RequestTimings timings;
+};
+
+using StreamEvent = std::variant<StartedEvent, TokenEvent, FinishedEvent>;
+
+// Shared by the engine, which pushes, and one reader, which takes; each lets go when it is done.
+// The engine looks at HasRoom before each step and leaves the request out of the step when there
+// is none, so Push never has to drop or wait.
+// THREADS: any; every method is atomic.
+class TokenStream {
+ public:
+  // `capacity`: token events held at most. `initial_credit`: tokens that may be pushed before more
+  // credit is granted. `notify` is called, outside the lock, after events were pushed to an empty
+  // stream and after the end; it must not block, and may be called from the engine's thread or,
+  // when a request is refused, from the caller's.
+  static constexpr int64_t kUnlimitedCredit = int64_t{1} << 60;
+  TokenStream(size_t capacity, int64_t initial_credit, absl::AnyInvocable<void()> notify);
+
+  // Reader: moves all events, oldest first, into `events` (cleared first). Returns the final status
+  // once everything was taken and the engine has closed the stream, else nothing.
+  std::optional<absl::Status> TakeAll(std::vector<StreamEvent>& events)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // Reader: asks the engine to end the request within one step; idempotent. The engine must be
+  // woken too: use Engine::Cancel.
+  void Cancel() { cancelled_.store(true); }
+  // Reader: grants `tokens` more, the sum capped at `cap`; use Engine::AddCredit, which wakes the
+  // engine too.
+  void AddCredit(int64_t tokens, int64_t cap) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Engine:
+  bool cancelled() const { return cancelled_.load(); }
+  // Whether `tokens` token events can be pushed now (credit and capacity).
+  bool HasRoom(int64_t tokens) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // REQUIRES: HasRoom for each TokenEvent; not closed.
+  void Push(StreamEvent event) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The last call: nothing is pushed after it.
+  void Close(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  const size_t capacity_;
+  std::atomic<bool> cancelled_{false};
+  absl::AnyInvocable<void()> notify_;  // called by one thread at a time: pushes are the engine's
+  mutable absl::Mutex mutex_;
+  std::vector<StreamEvent> events_ ABSL_GUARDED_BY(mutex_);
+  int64_t credit_ ABSL_GUARDED_BY(mutex_);
+  std::optional<absl::Status> closed_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace gma
+
+#endif  // GMA_SERVER_ENGINE_TOKEN_STREAM_H_
