@@ -44,19 +44,6 @@ class Tokenizer {
   virtual int32_t vocab_size() const = 0;
 };
 
-// Cuts a stream of byte pieces into whole UTF-8 characters: holds back the bytes of a character
-// that is not complete yet. Bytes that can never become a character pass through as U+FFFD.
-class Utf8Stream {
- public:
-  // Appends `bytes`; returns the text that is complete now.
-  std::string Push(std::string_view bytes);
-  // Returns what is still held back (an unfinished character becomes U+FFFD) and empties it.
-  std::string Flush();
-
- private:
-  std::string held_;  // at most 3 bytes: the start of a character
-};
-
 }  // namespace gma
 
 #endif  // GMA_MODEL_TOKENIZER_TOKENIZER_H_

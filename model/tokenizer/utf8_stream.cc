@@ -1,1 +1,0 @@
-// Contract: the header of the same name.
