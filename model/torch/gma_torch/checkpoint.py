@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from gma_torch.config import GmaConfig
@@ -79,9 +79,14 @@ def save_model(model: GmaDecoder, path: str | Path) -> None:
         name: value.detach().to("cpu", kind).contiguous()
         for name, value in model.state_dict().items()
     }
-    temporary = path / (WEIGHTS + ".tmp")
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    os.replace(temporary, path / WEIGHTS)
+    replace_file(path / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees the old content or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
 
 
 def _weight_files(path: Path) -> list[Path]:
