@@ -1,0 +1,54 @@
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "model/kernels/reference/mixer_parts.h"
+
+namespace gma::reference {
+
+void WriteToken(const MixerConstants& constants, const MixerState& state, int32_t memory_head,
+                const std::vector<double>& content, const double* route_k, double log_decay) {
+  const int64_t components = constants.components;
+  const int64_t width = static_cast<int64_t>(content.size());
+  const std::vector<double> resp = WriteResponsibilities(Scores(constants, memory_head, route_k));
+  for (int64_t k = 0; k < components; ++k) {
+    const int64_t slot = memory_head * components + k;
+    if (constants.forget_write) log_decay = -constants.forget_beta[memory_head] * resp[k];
+    double& mass = state.mass[slot];
+    mass = std::exp(log_decay) * mass + resp[k];
+    if (resp[k] == 0) continue;
+    const double step = resp[k] / mass;
+    float* mean = state.memory + slot * width;
+    float* rest = state.compensation == nullptr ? nullptr : state.compensation + slot * width;
+    for (int64_t i = 0; i < width; ++i) {
+      // The compensation is what rounding the mean to float32 left out (GMA.md 7).
+      double exact = rest == nullptr ? mean[i] : static_cast<double>(mean[i]) + rest[i];
+      exact += step * (content[i] - exact);
+      mean[i] = static_cast<float>(exact);
+      if (rest != nullptr) rest[i] = static_cast<float>(exact - mean[i]);
+    }
+  }
+}
+
+void AdvanceWindow(const MixerConstants& constants, const MixerState& state, int64_t position,
+                   int32_t memory_head, const HeadToken& token) {
+  const int64_t entry =
+      (position % constants.window) * constants.memory_heads + memory_head;  // of [w, G]
+  float* key = state.window_key + entry * constants.head_dim;
+  float* value = state.window_value + entry * constants.head_dim;
+  float* route = state.window_route + entry * constants.routing_dim;
+  float* decay = constants.forget_head ? state.window_log_decay + entry : nullptr;
+  if (position >= constants.window) {  // the entry still holds token position - window
+    std::vector<double> content(value, value + constants.head_dim);
+    if (constants.adapted) content.insert(content.end(), key, key + constants.head_dim);
+    const std::vector<double> route_k(route, route + constants.routing_dim);
+    WriteToken(constants, state, memory_head, content, route_k.data(),
+               decay == nullptr ? 0.0 : *decay);
+  }
+  std::copy(token.k.begin(), token.k.end(), key);
+  std::copy(token.value.begin(), token.value.end(), value);
+  std::copy(token.route_k.begin(), token.route_k.end(), route);
+  if (decay != nullptr) *decay = static_cast<float>(token.log_decay);
+}
+
+}  // namespace gma::reference
