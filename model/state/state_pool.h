@@ -72,10 +72,14 @@ class StatePool {
   // Makes the row free again; GMA_POISON_STATE builds fill it with NaN until the next lease.
   void Return(int32_t index);
 
+  // kClean -> kLeased (Acquire); kLeased -> kDirty (Return); kDirty -> kLeased (Acquire, zeroed).
+  enum class RowUse : uint8_t { kClean, kLeased, kDirty };
+
   uint8_t* data_;
   size_t row_bytes_;
   int32_t capacity_;
   std::vector<int32_t> free_;  // last returned, first leased: its pages are warm
+  std::vector<RowUse> uses_;   // [capacity]
 };
 
 }  // namespace gma
