@@ -1,5 +1,5 @@
-// Byte-level BPE over a Hugging Face `tokenizer.json`: lossless on any bytes, linear-time splitting
-// by a hand-written scanner (no regex engine ever sees a prompt).
+// Byte-level BPE over a Hugging Face `tokenizer.json`: lossless on any bytes its vocabulary can
+// spell, linear-time splitting by a hand-written scanner (no regex engine ever sees a prompt).
 #ifndef GMA_MODEL_TOKENIZER_TOKENIZER_H_
 #define GMA_MODEL_TOKENIZER_TOKENIZER_H_
 
@@ -26,8 +26,12 @@ class Tokenizer {
 
   virtual ~Tokenizer() = default;
 
-  // Encodes user text. Any bytes are accepted (invalid UTF-8 too) and decode back to themselves.
+  // Encodes user text. Any bytes are accepted (invalid UTF-8 too) and decode back to themselves,
+  // but for bytes without a token in the vocabulary: those are left out, as `tokenizers` does.
+  // (SmolLM2 has none for 6 control characters and for 15 bytes that only invalid UTF-8 and the
+  // unassigned planes 4 to 11 need; a vocabulary trained on the whole byte alphabet lacks none.)
   // Never yields a special token: text that spells one is encoded as ordinary characters.
+  // REQUIRES: text.size() < 2^31.
   virtual std::vector<int32_t> EncodeText(std::string_view text) const = 0;
   // Encodes a text of the operator (a chat template), in which special tokens count.
   virtual std::vector<int32_t> EncodeTemplate(std::string_view text) const = 0;
