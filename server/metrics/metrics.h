@@ -1,20 +1,117 @@
 // Every metric family of the server, built once at start (docs/OPERATIONS.md, "Metrics"). Names are
-// vLLM's stems with the prefix gma_; label sets are closed and never hold a session id.
-// THREADS: all of it may be used from any thread; observe once a step, not once a token.
+// vLLM's stems with the prefix gma_; label sets are closed and never hold a session id. The
+// families are the rows of metric_table.h; every series exists from the start, so a rate is never
+// missing. THREADS: counters, gauges and histograms from any thread. A HistogramBatch belongs to
+// one thread: a histogram takes a lock each time, so the engine collects its samples and flushes
+// once a step.
 #ifndef GMA_SERVER_METRICS_METRICS_H_
 #define GMA_SERVER_METRICS_METRICS_H_
 
+#include <array>
+#include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "prometheus/counter.h"
+#include "prometheus/gauge.h"
+#include "prometheus/histogram.h"
+
+namespace prometheus {
+class Registry;
+}  // namespace prometheus
 
 namespace gma {
 
 struct MetricsOptions {
-  std::string model_name;  // label of every family
+  std::string model_name;                             // label of every family
   std::string version, fingerprint, device, weights;  // labels of gma_build_info
 };
 
-class Metrics;
+// Samples of one histogram between two flushes. THREADS: one at a time.
+class HistogramBatch {
+ public:
+  // `edges`: upper ends of the buckets, ascending, those of `target`, which is borrowed.
+  HistogramBatch(prometheus::Histogram* target, std::vector<double> edges);
+
+  void Observe(double value);
+  // Hands over what was collected: one lock, or none when there is nothing.
+  void Flush();
+
+ private:
+  prometheus::Histogram* target_;
+  std::vector<double> edges_;
+  std::vector<double> counts_;  // one a bucket, and the one beyond the last edge
+  double sum_ = 0;
+  bool dirty_ = false;
+};
+
+// Closed label sets. The values are in the comments and in metrics.cc.
+enum class FinishedReasonLabel {  // finished_reason
+  kStopToken,                     // stop_token
+  kStopString,                    // stop_string
+  kEndOfText,                     // end_of_text
+  kLength,                        // length
+  kCancelled,                     // cancelled
+};
+enum class RejectReasonLabel {  // reason of gma_admission_rejected_total
+  kQueueFull,                   // queue_full
+  kNoRow,                       // no_row
+  kQuota,                       // quota
+  kDraining,                    // draining
+};
+enum class PhaseLabel { kPrefill, kDecode, kMixed };   // phase: prefill, decode, mixed
+enum class RowUseLabel { kSession, kPrivate, kFree };  // use: session, private, free
+
+// One series for each value of a closed label.
+template <typename Label, typename Metric, size_t kSize>
+class MetricsByLabel {
+ public:
+  Metric* operator[](Label label) const { return metrics_[static_cast<size_t>(label)]; }
+  void Set(size_t index, Metric* metric) { metrics_[index] = metric; }
+  static constexpr size_t size() { return kSize; }
+
+ private:
+  std::array<Metric*, kSize> metrics_{};
+};
+
+// Pointers are borrowed from the registry and never null.
+struct Metrics {
+  static std::unique_ptr<Metrics> Create(const MetricsOptions& options);
+
+  // Traffic.
+  prometheus::Gauge *num_requests_running, *num_requests_waiting, *num_requests_paused;
+  MetricsByLabel<FinishedReasonLabel, prometheus::Counter, 5> request_success;
+  MetricsByLabel<absl::StatusCode, prometheus::Counter, 17> request_error;  // kOk stays null
+  MetricsByLabel<RejectReasonLabel, prometheus::Counter, 4> admission_rejected;
+  prometheus::Counter *prompt_tokens, *generation_tokens;
+
+  // Latency in seconds and sizes in tokens, of requests. Engine thread.
+  std::unique_ptr<HistogramBatch> time_to_first_token, inter_token_latency, e2e_request_latency,
+      request_queue_time, request_prefill_time, request_decode_time, request_prompt_tokens,
+      request_generation_tokens, session_context_tokens;
+
+  // Steps. Engine thread.
+  std::array<std::unique_ptr<HistogramBatch>, 3> iteration_latency;  // by PhaseLabel
+  std::unique_ptr<HistogramBatch> scheduled_batch_size, iteration_tokens;
+  prometheus::Counter *step_failures, *state_nonfinite;
+
+  // State. The only tier now is "resident": rows in the pool.
+  prometheus::Gauge *state_bytes_per_session, *state_pool_bytes;
+  MetricsByLabel<RowUseLabel, prometheus::Gauge, 3> state_rows;
+  prometheus::Gauge *session_capacity, *sessions;
+  prometheus::Counter* session_expiries;  // session_evictions_total{resident, none, idle}
+
+  // The model, set once by the program.
+  prometheus::Gauge *model_load_seconds, *model_weights_bytes;
+
+  // Flushes every HistogramBatch. THREADS: the engine's.
+  void FlushBatches();
+
+  // For the exposer; owns all of the above.
+  std::shared_ptr<prometheus::Registry> registry;
+};
 
 }  // namespace gma
 
