@@ -104,9 +104,7 @@ def _config(options: dict[str, Any]) -> GmaConfig:
         "eos_token_id": 1,
         **options.get("size", {}),
     }
-    return GmaConfig(**size).with_options(
-        **{k: v for k, v in options.items() if k != "size"}
-    )
+    return GmaConfig(**size).with_options(**{k: v for k, v in options.items() if k != "size"})
 
 
 @torch.no_grad()
@@ -116,9 +114,7 @@ def make_case(name: str, directory: Path) -> None:
     model = random_model(_config(_CASES[name]), seed)
     save_model(model, directory)
     model = model.double()
-    tokens = torch.from_numpy(
-        np.random.default_rng(1000 + seed).integers(0, VOCABULARY, TOKENS)
-    )
+    tokens = torch.from_numpy(np.random.default_rng(1000 + seed).integers(0, VOCABULARY, TOKENS))
     state = model.initial_state(1)
     logits = []
     for position in range(TOKENS):

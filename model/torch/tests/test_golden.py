@@ -1,27 +1,14 @@
 """The golden files are what their script writes, and the chunkwise form reproduces them."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
+from scripts import ROOT, load_script
 
 from gma_torch.decoder import GmaDecoder
 
-_GOLDEN = Path(__file__).parents[3] / "tests" / "golden"
-
-
-def _script():
-    spec = importlib.util.spec_from_file_location("make_golden", _GOLDEN / "make_golden.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_golden"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_MAKE = _script()
+_GOLDEN = ROOT / "tests" / "golden"
+_MAKE = load_script(_GOLDEN / "make_golden.py")
 
 
 def test_the_folder_holds_exactly_the_cases_of_the_script():
@@ -35,10 +22,8 @@ def test_regenerating_gives_the_same_files(case, tmp_path):
     stored = _GOLDEN / case
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / name).read_bytes() == (stored / name).read_bytes(), name
-    new, old = (
-        load_file(tmp_path / "expected.safetensors"),
-        load_file(stored / "expected.safetensors"),
-    )
+    new = load_file(tmp_path / "expected.safetensors")
+    old = load_file(stored / "expected.safetensors")
     assert new.keys() == old.keys()
     for name, value in old.items():
         torch.testing.assert_close(new[name], value, rtol=1e-10, atol=1e-10, msg=name)
