@@ -16,19 +16,19 @@
 namespace gma {
 
 struct DecoderOptions {
-  std::string device = "cpu";    // "cpu"; others are refused by name
-  std::string weights = "f32";   // "f32" or "bf16": the type that matrix products run in
-  int32_t max_batch_rows = 64;   // rows in one step at most
-  int32_t max_step_tokens = 512; // tokens in one step at most, all rows together
+  std::string device = "cpu";     // "cpu"; others are refused by name
+  std::string weights = "f32";    // "f32" or "bf16": the type that matrix products run in
+  int32_t max_batch_rows = 64;    // rows in one step at most
+  int32_t max_step_tokens = 512;  // tokens in one step at most, all rows together
   bool compensated_state = false;
-  int32_t threads = 0;           // 0: one for each processor
+  int32_t threads = 0;  // 0: one for each processor
 };
 
 // One row's part in a step.
 struct StepRow {
-  int32_t state_row;                // index in the pool
-  absl::Span<const int32_t> tokens; // 1 to max_step_tokens ids, in [0, vocab_size)
-  bool want_logits;                 // of the last of `tokens`
+  int32_t state_row;                 // index in the pool
+  absl::Span<const int32_t> tokens;  // 1 to max_step_tokens ids, in [0, vocab_size)
+  bool want_logits;                  // of the last of `tokens`
 };
 
 struct StepBatch {
@@ -39,6 +39,7 @@ struct StepBatch {
 class CompiledDecoder {
  public:
   // The reference decoder over LibTorch (model/decoder/reference_decoder.cc).
+  // REQUIRES: `model` outlives the decoder, which reads weights from the model's files in place.
   // ERRORS: kInvalidArgument naming an option, its value and what is possible.
   static absl::StatusOr<std::unique_ptr<CompiledDecoder>> Load(const ModelDir& model,
                                                                const DecoderOptions& options);

@@ -1,0 +1,44 @@
+// Weights of the reference decoder as LibTorch tensors. Only .cc files of model/decoder include it.
+#ifndef GMA_MODEL_DECODER_LAYER_WEIGHTS_H_
+#define GMA_MODEL_DECODER_LAYER_WEIGHTS_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "model/checkpoint/model_dir.h"
+
+namespace gma {
+
+// Where the parts of the fused input projection start, in columns; kAbsent for a part that the
+// layer does not have.
+struct FusedColumns {
+  static constexpr int64_t kAbsent = -1;
+  int64_t route_q = kAbsent, route_k = kAbsent, value = kAbsent, q = kAbsent, k = kAbsent,
+          gate = kAbsent, forget = kAbsent;
+  int64_t total = 0;
+};
+
+struct LayerWeights {
+  at::Tensor input_norm, post_norm;  // [d] float32
+  at::Tensor input_proj;             // [columns.total, d]: every projection of the normed input
+  FusedColumns columns;
+  at::Tensor o_proj;            // [d, H v]
+  at::Tensor mlp_gate, mlp_up;  // [f, d]
+  at::Tensor mlp_down;          // [d, f]
+};
+
+struct ModelWeights {
+  at::Tensor embedding;   // [vocab, d] float32
+  at::Tensor head;        // [vocab, d] float32; the same tensor where they are tied
+  at::Tensor final_norm;  // [d] float32
+  std::vector<LayerWeights> layers;
+};
+
+// Projections of the layers become `projection_type`, everything else float32. Tensors that have
+// their type already are views of the files of `model`, which must outlive them.
+ModelWeights LoadWeights(const ModelDir& model, at::ScalarType projection_type);
+
+}  // namespace gma
+
+#endif  // GMA_MODEL_DECODER_LAYER_WEIGHTS_H_
