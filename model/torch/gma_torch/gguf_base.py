@@ -13,8 +13,9 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from gma_torch.llama import LlamaConfig
 from torch import Tensor
+
+from gma_torch.llama import LlamaConfig
 
 _LAYER_NAMES = {
     "attn_norm": "input_layernorm",
@@ -107,7 +108,9 @@ class GgufBase:
         )
         tokenizer.decoder = decoders.ByteLevel()
         special = [t for t, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
-        tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+        tokenizer.add_special_tokens(
+            [AddedToken(t, special=True, normalized=False) for t in special]
+        )
         return tokenizer.to_str(pretty=True)
 
     def tokenizer_config(self) -> dict[str, Any]:

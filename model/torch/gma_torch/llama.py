@@ -161,11 +161,12 @@ class Llama:
             normed = rms_norm(x, self.weights[p + "input_layernorm.weight"], c.rms_norm_eps)
             heads = self.project(layer, normed, cos, sin)
             x = x + self.output(layer, attend(layer, heads))
-            normed = rms_norm(x, self.weights[p + "post_attention_layernorm.weight"], c.rms_norm_eps)
+            normed = rms_norm(
+                x, self.weights[p + "post_attention_layernorm.weight"], c.rms_norm_eps
+            )
             x = x + self._mlp(layer, normed)
         return rms_norm(x, self.weights["model.norm.weight"], c.rms_norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., d] -> [..., vocab] in float32 (the embedding is tied)."""
         return self._linear(hidden, "model.embed_tokens.weight").float()
-

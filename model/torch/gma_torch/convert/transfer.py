@@ -1,0 +1,232 @@
+"""Layer-wise transfer: every mixer learns its layer's attention output from the teacher's heads.
+
+Streaming, without a cache: one teacher forward a batch, and in each layer, while its heads are at
+hand, one optimiser step of that layer's mixer. Loss: squared error of the attention output through
+o_proj over its variance, on the positions that the window alone does not cover.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from gma_torch.convert.data import Mixture
+from gma_torch.convert.mixer import TransferMixer, start_mixer
+from gma_torch.joint import merge_reads, window_read
+from gma_torch.llama import Heads, Llama, full_attention, rope_table
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class Stage:
+    """A part of the run: batches of `sequences` x `length` tokens."""
+
+    sequences: int
+    length: int
+    steps: int
+
+
+@dataclass
+class Recipe:
+    """All settings of a conversion; deploy/models/default/recipe.json holds the default model's."""
+
+    window: int = 64
+    components: int = 64
+    routing_dim: int = 32
+    initial_beta: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.4])
+    initial_precision: float = 2.0
+    start_sequences: int = 8
+    start_length: int = 1024
+    stages: list[Stage] = field(default_factory=list)
+    cycles: int = 1
+    learning_rate: float = 1e-2
+    scalar_rate: float = 4.0
+    final_rate: float = 0.02
+    clip: float = 1.0
+    seed: int = 0
+    teacher_dtype: str = "bfloat16"
+    threads: int = 2
+    checkpoint_seconds: float = 180.0
+
+    @staticmethod
+    def load(path: Path) -> Recipe:
+        """Reads a recipe; an unknown key is an error."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        unknown = set(content) - set(Recipe.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"{path}: unknown keys: {', '.join(sorted(unknown))}")
+        content["stages"] = [Stage(**stage) for stage in content.get("stages", [])]
+        return Recipe(**content)
+
+    def schedule(self) -> list[Stage]:
+        """The stage of each step: all stages in turn, `cycles` times."""
+        return [stage for stage in self.stages for _ in range(stage.steps)] * self.cycles
+
+    def tokens(self) -> int:
+        """Tokens of the whole run."""
+        return sum(s.sequences * s.length for s in self.schedule())
+
+
+def _grouped(heads: Heads) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q_rot [B, G, J, T, v]; k, k_rot, value [B, G, T, v]."""
+    groups = heads.k.shape[2]
+    q = heads.q_rot.unflatten(2, (groups, heads.q_rot.shape[2] // groups))
+    k, k_rot, value = (x.transpose(1, 2) for x in (heads.k, heads.k_rot, heads.value))
+    return q.permute(0, 2, 3, 1, 4), k, k_rot, value
+
+
+class Transfer:
+    """The state of a run: mixers, optimisers, the step it is at."""
+
+    def __init__(self, recipe: Recipe, teacher: Llama, data: Mixture) -> None:
+        self.recipe, self.teacher, self.data = recipe, teacher, data
+        c = teacher.config
+        torch.manual_seed(recipe.seed)
+        self.mixers = [
+            TransferMixer(c.num_kv_heads, c.num_heads // c.num_kv_heads, recipe.components,
+                          recipe.routing_dim, c.head_dim)
+            for _ in range(c.num_layers)
+        ]  # fmt: skip
+        self.optimizers = [self._optimizer(m) for m in self.mixers]
+        self.step, self.sequences, self.tokens, self.seconds = 0, 0, 0, 0.0
+        self.history: list[list[float]] = []
+
+    def _optimizer(self, mixer: TransferMixer) -> torch.optim.Adam:
+        scalars = {id(p) for p in mixer.scalars()}
+        plain = [p for p in mixer.parameters() if id(p) not in scalars]
+        return torch.optim.Adam(
+            [{"params": plain, "scale": 1.0},
+             {"params": mixer.scalars(), "scale": self.recipe.scalar_rate}],
+            lr=self.recipe.learning_rate,
+        )  # fmt: skip
+
+    def _batch(self, sequences: int, length: int) -> Tensor:
+        rows = [self.data.sequence(self.sequences + n, length) for n in range(sequences)]
+        self.sequences += sequences
+        return torch.tensor(rows)
+
+    def start(self) -> None:
+        """Gives every mixer its k-means++ start from one teacher pass."""
+        recipe, config = self.recipe, self.teacher.config
+        gen = torch.Generator().manual_seed(recipe.seed)
+        cos, sin = rope_table(0, recipe.start_length, config.head_dim, config.rope_theta)
+
+        def attend(layer: int, heads: Heads) -> Tensor:
+            turn = layer % len(recipe.initial_beta)
+            beta = recipe.initial_beta[turn:] + recipe.initial_beta[:turn]
+            start_mixer(self.mixers[layer], heads.q_rot, heads.k, cos, sin,
+                        precision=recipe.initial_precision, beta=beta, gen=gen)  # fmt: skip
+            return full_attention(layer, heads)
+
+        with torch.no_grad():
+            self.teacher.hidden(self._batch(recipe.start_sequences, recipe.start_length), attend)
+
+    def _rate(self, done: float) -> float:
+        low = self.recipe.final_rate
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))
+
+    def layer_step(self, layer: int, heads: Heads, target: Tensor, rate: float) -> float:
+        """One optimiser step of one layer; returns its loss."""
+        recipe, mixer, optimizer = self.recipe, self.mixers[layer], self.optimizers[layer]
+        q, k, k_rot, value = _grouped(heads)
+        late = q[..., recipe.window :, :]
+        near_lse, near = window_read(late, k_rot[:, :, 1:], value[:, :, 1:], recipe.window,
+                                     ring=recipe.window - 1)  # fmt: skip
+        weight = self.teacher.weights[f"model.layers.{layer}.self_attn.o_proj.weight"]
+        want = target[:, recipe.window :]
+        projected = F.linear(want.flatten(-2).to(weight.dtype), weight).float()
+        variance = (projected - projected.mean((0, 1))).pow(2).mean()
+        with torch.enable_grad():
+            far_lse, far = mixer.slots(q, k, k_rot, value, recipe.window)
+            out = merge_reads(near_lse, near, far_lse, far)
+            gap = out.permute(0, 3, 1, 2, 4).flatten(2) - want.flatten(-2)
+            error = F.linear(gap.to(weight.dtype), weight).float()
+            loss = error.pow(2).mean() / variance
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(mixer.parameters(), recipe.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * group["scale"] * rate
+        optimizer.step()
+        return float(loss)
+
+    def train_step(self, stage: Stage, rate: float) -> list[float]:
+        """One batch through the teacher and every mixer; returns the layers' losses."""
+        losses: list[float] = []
+
+        def attend(layer: int, heads: Heads) -> Tensor:
+            target = full_attention(layer, heads)
+            losses.append(self.layer_step(layer, heads, target, rate))
+            return target
+
+        with torch.no_grad():
+            self.teacher.hidden(self._batch(stage.sequences, stage.length), attend)
+        return losses
+
+    def save(self, path: Path) -> None:
+        """Writes everything needed to go on, atomically."""
+        content = {
+            "recipe": asdict(self.recipe),
+            "mixers": [m.state_dict() for m in self.mixers],
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "counters": [self.step, self.sequences, self.tokens, self.seconds],
+            "history": self.history,
+        }
+        torch.save(content, path.with_suffix(".new"))
+        os.replace(path.with_suffix(".new"), path)
+
+    def load(self, path: Path) -> None:
+        """Continues from a checkpoint."""
+        content = torch.load(path, weights_only=True)
+        for mixer, state in zip(self.mixers, content["mixers"], strict=True):
+            mixer.load_state_dict(state)
+        for optimizer, state in zip(self.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.step, self.sequences, self.tokens, self.seconds = content["counters"]
+        self.history = content["history"]
+
+    def run(self, folder: Path, deadline: float | None = None) -> None:
+        """Trains to the end of the schedule, with checkpoints in `folder`.
+
+        With a deadline (seconds since the epoch) the cosine ends there if the schedule would take
+        longer: progress is the larger of the shares of tokens and of time used.
+        """
+        schedule, total = self.recipe.schedule(), self.recipe.tokens()
+        checkpoint = folder / "checkpoint.pt"
+        begun, saved, spent = time.time(), time.time(), self.seconds
+        bar = tqdm(total=total, initial=self.tokens, unit="tok", mininterval=5.0)
+        while self.step < len(schedule):
+            stage = schedule[self.step]
+            done = self.tokens / total
+            if deadline is not None:
+                done = max(done, (time.time() - begun + spent) / (deadline - begun + spent))
+            if done >= 1:
+                break
+            losses = self.train_step(stage, self._rate(done))
+            self.step += 1
+            self.tokens += stage.sequences * stage.length
+            self.seconds = spent + time.time() - begun
+            self.history.append([float(self.tokens), sum(losses) / len(losses), *losses])
+            bar.update(stage.sequences * stage.length)
+            speed = self.tokens / self.seconds
+            _LOG.info(
+                "step %d tokens %d loss %.4f done %.3f speed %.0f tok/s left %.0f s",
+                self.step, self.tokens, self.history[-1][1], done, speed,
+                (total - self.tokens) / speed,
+            )  # fmt: skip
+            if time.time() - saved > self.recipe.checkpoint_seconds:
+                self.save(checkpoint)
+                saved = time.time()
+        bar.close()
+        self.save(checkpoint)

@@ -1,0 +1,1 @@
+"""Held-out loss of models by position, samples, and a recall probe."""
