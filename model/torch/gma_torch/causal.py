@@ -23,6 +23,9 @@ from torch import Tensor
 
 _CHUNK = 64
 _SLOT_GATE_CHUNK = 16  # per-slot gates build a [C, C, K] block a chunk
+# A gate can age a mass without bound. Below this it counts as unwritten: no read can tell (the
+# flush rule keeps what is written above 2^-100), and 1 / mass stays finite in float64.
+_UNWRITTEN = 2.0**-500
 
 
 @dataclass
@@ -51,14 +54,14 @@ def empty_slots(
 
 def log_mass(mass: Tensor, dtype: torch.dtype) -> Tensor:
     """log(mass) in `dtype`; -inf, with a zero gradient, where nothing is written."""
-    used = mass > 0
+    used = mass > _UNWRITTEN
     log = torch.log(torch.where(used, mass, torch.ones_like(mass)))
     return log.masked_fill(~used, -math.inf).to(dtype)
 
 
 def _share(part: Tensor, mass: Tensor) -> Tensor:
     """part / mass, and 0 where mass is 0."""
-    used = mass > 0
+    used = mass > _UNWRITTEN
     return torch.where(used, part / torch.where(used, mass, torch.ones_like(mass)), 0.0)
 
 
@@ -96,7 +99,7 @@ def read_slots(state: SlotState, score_q: Tensor) -> Tensor:
     """
     groups = state.mass.shape[1]
     logits = score_q.unflatten(1, (groups, -1)) + log_mass(state.mass, score_q.dtype).unsqueeze(2)
-    written = (state.mass > 0).any(-1)[:, :, None, None]
+    written = (state.mass > _UNWRITTEN).any(-1)[:, :, None, None]
     weight = torch.softmax(torch.where(written, logits, 0.0), dim=-1)
     return (torch.where(written, weight, 0.0) @ state.memory).flatten(1, 2)
 
@@ -163,7 +166,7 @@ class _Chunk:
 
 
 def _chunk_prefix(resp: Tensor, decay: Tensor | None) -> _Chunk:
-    """resp [B, G, n, C, K], decay [B, G, n, C, 1 or K]; exponents are differences, never above 0."""
+    """resp [B, G, n, C, K], decay [B, G, n, C, 1 or K]; no exponent is ever above 0."""
     size, slots = resp.shape[-2:]
     causal = torch.ones(size, size, dtype=torch.bool, device=resp.device).tril()
     if decay is None:
@@ -173,7 +176,7 @@ def _chunk_prefix(resp: Tensor, decay: Tensor | None) -> _Chunk:
     if decay.shape[-1] == 1 and slots != 1:
         gap = (b - b.transpose(-1, -2)).masked_fill(~causal, -math.inf)
         pair = torch.exp(gap)
-        tail = resp * torch.exp(b[..., -1:, :] - b).to(resp.dtype)
+        tail = resp.double() * pair[..., -1, :].unsqueeze(-1)
         return _Chunk(pair @ resp.double(), torch.exp(b), pair.to(resp.dtype), None, tail)
     gap = (b.unsqueeze(-2) - b.unsqueeze(-3)).to(resp.dtype)  # [.., i, j, K]
     gap = gap.masked_fill(~causal.unsqueeze(-1), -math.inf)
@@ -189,8 +192,9 @@ def _entry_states(
     """Runs over the chunks. Returns entry masses [B, G, n, K], entry means [B, G, n, K, v] and
     the state after the last chunk."""
     added = chunk.mass[..., -1, :]
-    sums = chunk.tail.transpose(-1, -2) @ values
-    means = _share(torch.ones_like(added), added).to(sums.dtype).unsqueeze(-1) * sums
+    # Shares of the chunk's own mass: a gate may shrink both beyond float32, never their ratio.
+    share = _share(chunk.tail.double(), added.unsqueeze(-2)).to(values.dtype)
+    means = share.transpose(-1, -2) @ values
     masses_in, means_in = [], []
     for n in range(values.shape[2]):
         masses_in.append(state.mass)
@@ -245,11 +249,14 @@ def causal_chunkwise(
         # w / S <= 2^100 unless a gate has shrunk S below the flush threshold: the bound holds
         # it inside the range of the type, far from anything that can matter.
         limit = 100 * math.log(2) if query.dtype == torch.float32 else 700.0
-        log_used = torch.log(torch.where(mass > 0, mass, torch.ones_like(mass))).to(query.dtype)
+        log_used = torch.log(torch.where(mass > _UNWRITTEN, mass, torch.ones_like(mass))).to(
+            query.dtype
+        )
         scaled = torch.exp((log_weight - log_used.unsqueeze(2)).clamp(max=limit))
         affinity = (scaled @ resp.unsqueeze(2).transpose(-1, -2)) * inner.pair.unsqueeze(2)
     else:
-        part = _share(inner.gated, mass.unsqueeze(-2).to(query.dtype))
+        floor = 2.0**-120 if query.dtype == torch.float32 else _UNWRITTEN  # keeps 1 / S finite
+        part = inner.gated / mass.unsqueeze(-2).to(query.dtype).clamp(min=floor)
         affinity = torch.einsum("bgjnik,bgnitk->bgjnit", weight, part)
     out = affinity @ values.unsqueeze(2) + carried @ mean_in.unsqueeze(2)
     out = out.flatten(3, 4)[..., :tokens, :]
