@@ -1,0 +1,196 @@
+#include "client/lib/call.h"
+
+#include <algorithm>
+#include <deque>
+#include <utility>
+
+#include "absl/synchronization/mutex.h"
+#include "client/lib/status.h"
+#include "grpcpp/client_context.h"
+
+namespace gma {
+namespace {
+
+// Keeps itself alive until OnDone.
+class Reactor final : public grpc::ClientReadReactor<v1::GenerateResponse>, public GenerateCall {
+ public:
+  Reactor(v1::GenerateRequest request, GenerateHandler handler)
+      : request_(std::move(request)),
+        handler_(std::move(handler)),
+        unfinished_(std::max(request_.n(), 1)) {}
+
+  void Start(v1::Generation::Stub& stub, const std::string& authorization, absl::Duration timeout,
+             std::shared_ptr<Reactor> self) {
+    self_ = std::move(self);
+    if (!authorization.empty()) context_.AddMetadata("authorization", authorization);
+    if (timeout != absl::InfiniteDuration()) {
+      context_.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+    }
+    stub.async()->Generate(&context_, &request_, this);
+    StartRead(&event_);
+    StartCall();
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;  // OnDone follows
+    int64_t numbers = 1;
+    if (event_.has_tokens()) numbers = event_.tokens().tokens_size();
+    if (event_.has_finished()) --unfinished_;
+    if (broken_.ok()) {
+      broken_ = sequence_.Accept(event_.sequence(), numbers);
+      if (!broken_.ok()) context_.TryCancel();
+    }
+    if (!broken_.ok() || handler_.on_event(event_) || !Pause()) StartRead(&event_);
+  }
+
+  void OnDone(const grpc::Status& grpc_status) override {
+    absl::Status status = broken_;
+    if (status.ok()) status = StatusOfCall(grpc_status, context_);
+    if (status.ok() && unfinished_ > 0) {
+      status = absl::UnavailableError("the stream ended before the answer did");
+    }
+    const std::shared_ptr<Reactor> self = std::move(self_);
+    handler_.on_done(std::move(status));
+  }
+
+  void Cancel() override {
+    context_.TryCancel();
+    {
+      absl::MutexLock lock(&mutex_);
+      cancelled_ = true;
+      if (!paused_) return;
+      paused_ = false;
+    }
+    ReadOn();
+  }
+
+  void Resume() override {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!paused_) {
+        resumed_ = true;
+        return;
+      }
+      paused_ = false;
+    }
+    ReadOn();
+  }
+
+ private:
+  // False: Resume or Cancel came first, so there is nothing to wait for.
+  bool Pause() {
+    absl::MutexLock lock(&mutex_);
+    if (cancelled_ || std::exchange(resumed_, false)) return false;
+    // With no read in flight the call could end, and this reactor with it, before Resume.
+    AddHold();
+    paused_ = true;
+    return true;
+  }
+  void ReadOn() {
+    StartRead(&event_);
+    RemoveHold();
+  }
+
+  grpc::ClientContext context_;
+  const v1::GenerateRequest request_;
+  const GenerateHandler handler_;
+  int32_t unfinished_;  // candidates
+  SequenceCheck sequence_;
+  absl::Status broken_;  // why this side gave the stream up
+  v1::GenerateResponse event_;
+  std::shared_ptr<Reactor> self_;
+
+  absl::Mutex mutex_;
+  bool paused_ ABSL_GUARDED_BY(mutex_) = false;
+  bool resumed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// The blocking side: a bounded queue between the reactor and one reader.
+class QueuedStream final : public AnswerStream {
+ public:
+  QueuedStream(int32_t candidates, size_t capacity)
+      : AnswerStream(candidates), shared_(std::make_shared<Shared>()), capacity_(capacity) {}
+
+  ~QueuedStream() override { call_->Cancel(); }
+
+  void Start(v1::Generation::Stub& stub, v1::GenerateRequest request,
+             const std::string& authorization, absl::Duration timeout) {
+    GenerateHandler handler;
+    handler.on_event = [shared = shared_, capacity = capacity_](v1::GenerateResponse& event) {
+      absl::MutexLock lock(&shared->mutex);
+      shared->events.push_back(std::move(event));
+      shared->full = shared->events.size() >= capacity;
+      return !shared->full;
+    };
+    handler.on_done = [shared = shared_](absl::Status status) {
+      absl::MutexLock lock(&shared->mutex);
+      shared->done = std::move(status);
+    };
+    call_ = StartGenerate(stub, std::move(request), authorization, timeout, std::move(handler));
+  }
+
+  bool Wait(absl::Duration timeout) override {
+    absl::MutexLock lock(&shared_->mutex);
+    return shared_->mutex.AwaitWithTimeout(absl::Condition(shared_.get(), &Shared::Ready),
+                                           timeout);
+  }
+
+  void Cancel() override { call_->Cancel(); }
+
+ private:
+  struct Shared {
+    bool Ready() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
+      return !events.empty() || done.has_value();
+    }
+
+    absl::Mutex mutex;
+    std::deque<v1::GenerateResponse> events ABSL_GUARDED_BY(mutex);
+    bool full ABSL_GUARDED_BY(mutex) = false;  // the call was paused
+    std::optional<absl::Status> done ABSL_GUARDED_BY(mutex);
+  };
+
+  absl::StatusOr<std::optional<v1::GenerateResponse>> NextEvent() override {
+    std::optional<v1::GenerateResponse> event;
+    bool resume = false;
+    {
+      absl::MutexLock lock(&shared_->mutex);
+      shared_->mutex.Await(absl::Condition(shared_.get(), &Shared::Ready));
+      if (shared_->events.empty()) {
+        if (!shared_->done->ok()) return *shared_->done;
+        return event;
+      }
+      event = std::move(shared_->events.front());
+      shared_->events.pop_front();
+      resume = std::exchange(shared_->full, false);
+    }
+    if (resume) call_->Resume();
+    return event;
+  }
+
+  const std::shared_ptr<Shared> shared_;
+  const size_t capacity_;
+  std::shared_ptr<GenerateCall> call_;
+};
+
+}  // namespace
+
+std::shared_ptr<GenerateCall> StartGenerate(v1::Generation::Stub& stub, v1::GenerateRequest request,
+                                            const std::string& authorization,
+                                            absl::Duration timeout, GenerateHandler handler) {
+  auto reactor = std::make_shared<Reactor>(std::move(request), std::move(handler));
+  reactor->Start(stub, authorization, timeout, reactor);
+  return reactor;
+}
+
+std::unique_ptr<AnswerStream> StreamGenerate(v1::Generation::Stub& stub,
+                                             v1::GenerateRequest request,
+                                             const std::string& authorization,
+                                             absl::Duration timeout, size_t capacity) {
+  const int32_t candidates = std::max(request.n(), 1);
+  auto stream = std::make_unique<QueuedStream>(candidates, capacity);
+  stream->Start(stub, std::move(request), authorization, timeout);
+  return stream;
+}
+
+}  // namespace gma

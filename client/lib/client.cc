@@ -1,0 +1,181 @@
+#include "client/lib/client.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/mapped_file.h"
+#include "base/status_macros.h"
+#include "client/lib/status.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+
+namespace gma {
+namespace {
+
+constexpr size_t kMaxCaFileBytes = 16 << 20;
+constexpr absl::Duration kPollPeriod = absl::Milliseconds(200);  // of a server that starts up
+
+grpc::ChannelArguments Arguments() {
+  grpc::ChannelArguments arguments;
+  // A proxy of the environment is for the web; it would break calls to this machine.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  // Each client has connections of its own, so that a load can be spread over several.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  // The server sends a heartbeat every 15 s, so a ping is only sent when it is silent for longer:
+  // a frozen or vanished server is noticed after 40 s and a healthy one is never pinged.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
+  // Answers to Tokenize and Append can hold a million tokens.
+  arguments.SetMaxReceiveMessageSize(64 << 20);
+  return arguments;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Create(const ClientOptions& options) {
+  if (options.address.empty()) return absl::InvalidArgumentError("the server's address is empty");
+  std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
+  if (options.tls) {
+    grpc::SslCredentialsOptions ssl;
+    if (!options.tls_ca_file.empty()) {
+      GMA_ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadFile(options.tls_ca_file, kMaxCaFileBytes));
+    }
+    credentials = grpc::SslCredentials(ssl);
+  }
+  return std::unique_ptr<Client>(new Client(
+      options, grpc::CreateCustomChannel(options.address, credentials, Arguments())));
+}
+
+Client::Client(ClientOptions options, std::shared_ptr<grpc::Channel> channel)
+    : options_(std::move(options)),
+      channel_(std::move(channel)),
+      generation_(channel_),
+      sessions_(channel_),
+      models_(channel_) {
+  std::string key = options_.api_key.value_or("");
+  if (!options_.api_key.has_value()) {
+    if (const char* from_environment = std::getenv("GMA_API_KEY")) key = from_environment;
+  }
+  if (!key.empty()) authorization_ = "Bearer " + key;
+}
+
+void Client::Prepare(grpc::ClientContext& context, absl::Duration timeout) const {
+  if (!authorization_.empty()) context.AddMetadata("authorization", authorization_);
+  if (timeout != absl::InfiniteDuration()) {
+    context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+  }
+}
+
+template <typename Response, typename Stub, typename Request>
+absl::StatusOr<Response> Client::Call(Stub& stub, const Request& request,
+                                      grpc::Status (Stub::*method)(grpc::ClientContext*,
+                                                                   const Request&, Response*)) {
+  grpc::ClientContext context;
+  Prepare(context, options_.deadline);
+  Response response;
+  const grpc::Status status = (stub.*method)(&context, request, &response);
+  if (!status.ok()) return StatusOfCall(status, context);
+  return response;
+}
+
+absl::StatusOr<v1::ModelInfo> Client::WaitUntilServing(std::string_view model,
+                                                       absl::Duration timeout,
+                                                       const std::atomic<bool>* give_up) {
+  const absl::Time end = absl::Now() + timeout;
+  v1::GetModelRequest request;
+  request.set_model(std::string(model));
+  for (;;) {
+    grpc::ClientContext context;
+    Prepare(context, std::max(end - absl::Now(), kPollPeriod));
+    v1::ModelInfo response;
+    const grpc::Status status = models_.Get(&context, request, &response);
+    if (status.ok()) return response;
+    const bool not_yet = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                         status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
+    if (!not_yet) return StatusOfCall(status, context);
+    if (absl::Now() + kPollPeriod > end) {
+      return absl::UnavailableError(
+          absl::StrCat("no server answers at ", options_.address, " (waited ",
+                       absl::FormatDuration(timeout), "): ", status.error_message()));
+    }
+    // Whether the other side is there can only be found out by asking again.
+    absl::SleepFor(kPollPeriod);
+    if (give_up != nullptr && give_up->load()) return absl::CancelledError("given up");
+  }
+}
+
+std::unique_ptr<AnswerStream> Client::Generate(v1::GenerateRequest request,
+                                               absl::Duration timeout) {
+  return StreamGenerate(generation_, std::move(request), authorization_, timeout);
+}
+
+std::shared_ptr<GenerateCall> Client::Generate(v1::GenerateRequest request,
+                                               GenerateHandler handler, absl::Duration timeout) {
+  return StartGenerate(generation_, std::move(request), authorization_, timeout,
+                       std::move(handler));
+}
+
+absl::StatusOr<std::unique_ptr<Session>> Client::OpenSession(v1::SessionOpen open) {
+  return Session::Open(generation_, authorization_, std::move(open), options_.deadline);
+}
+
+absl::StatusOr<v1::SessionInfo> Client::CreateSession(const v1::OpenSessionRequest& request) {
+  return Call(sessions_, request, &v1::Sessions::Stub::Open);
+}
+
+absl::StatusOr<v1::SessionInfo> Client::GetSession(std::string_view session_id) {
+  v1::GetSessionRequest request;
+  request.set_session_id(std::string(session_id));
+  return Call(sessions_, request, &v1::Sessions::Stub::Get);
+}
+
+absl::StatusOr<v1::ListSessionsResponse> Client::ListSessions(
+    const v1::ListSessionsRequest& request) {
+  return Call(sessions_, request, &v1::Sessions::Stub::List);
+}
+
+absl::StatusOr<v1::SessionInfo> Client::AppendToSession(const v1::AppendRequest& request) {
+  return Call(sessions_, request, &v1::Sessions::Stub::Append);
+}
+
+absl::StatusOr<v1::CloseSessionResponse> Client::CloseSession(std::string_view session_id) {
+  v1::CloseSessionRequest request;
+  request.set_session_id(std::string(session_id));
+  return Call(sessions_, request, &v1::Sessions::Stub::Close);
+}
+
+absl::StatusOr<v1::ListModelsResponse> Client::ListModels() {
+  return Call(models_, v1::ListModelsRequest(), &v1::Models::Stub::List);
+}
+
+absl::StatusOr<v1::ModelInfo> Client::GetModel(std::string_view model) {
+  v1::GetModelRequest request;
+  request.set_model(std::string(model));
+  return Call(models_, request, &v1::Models::Stub::Get);
+}
+
+absl::StatusOr<std::vector<int32_t>> Client::Tokenize(std::string_view model,
+                                                      std::string_view text) {
+  v1::TokenizeRequest request;
+  request.set_model(std::string(model));
+  request.set_text(std::string(text));
+  GMA_ASSIGN_OR_RETURN(const v1::TokenizeResponse response,
+                       Call(models_, request, &v1::Models::Stub::Tokenize));
+  return std::vector<int32_t>(response.ids().begin(), response.ids().end());
+}
+
+absl::StatusOr<std::string> Client::Detokenize(std::string_view model,
+                                               const std::vector<int32_t>& ids) {
+  v1::DetokenizeRequest request;
+  request.set_model(std::string(model));
+  request.mutable_ids()->Add(ids.begin(), ids.end());
+  GMA_ASSIGN_OR_RETURN(v1::DetokenizeResponse response,
+                       Call(models_, request, &v1::Models::Stub::Detokenize));
+  return std::move(*response.mutable_text());
+}
+
+}  // namespace gma

@@ -1,0 +1,90 @@
+// The client of a GMA server. Requests and answers are the messages of proto/gma/v1; this adds the
+// connection, the key, deadlines, whole UTF-8, sessions, and statuses that can be trusted: a stream
+// that breaks off is never OK.
+#ifndef GMA_CLIENT_LIB_CLIENT_H_
+#define GMA_CLIENT_LIB_CLIENT_H_
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/lib/answer.h"
+#include "client/lib/call.h"
+#include "client/lib/session.h"
+#include "gma/v1/generation.grpc.pb.h"
+#include "gma/v1/models.grpc.pb.h"
+#include "gma/v1/sessions.grpc.pb.h"
+#include "grpcpp/channel.h"
+
+namespace gma {
+
+struct ClientOptions {
+  std::string address = "127.0.0.1:50051";  // host:port
+  // Sent as "authorization: Bearer <key>". Nothing: the environment's GMA_API_KEY, if there is one.
+  std::optional<std::string> api_key;
+  bool tls = false;
+  std::string tls_ca_file;  // PEM of the authorities to trust; empty: those of the system
+  absl::Duration deadline = absl::Seconds(30);  // of each call that is not a stream
+};
+
+// THREADS: any. Streams and sessions must end before the client does.
+class Client {
+ public:
+  // Connects at the first call.
+  // ERRORS: kInvalidArgument for an empty address; as ReadFile for tls_ca_file.
+  static absl::StatusOr<std::unique_ptr<Client>> Create(const ClientOptions& options);
+
+  // Waits until the server answers: it may still be starting, or be loading its model. Gives up
+  // after `timeout`, at once when `*give_up` (may be null) is set, and on every error but "not
+  // there yet".
+  // ERRORS: kUnavailable naming the address, kCancelled, or the server's own.
+  absl::StatusOr<v1::ModelInfo> WaitUntilServing(std::string_view model, absl::Duration timeout,
+                                                 const std::atomic<bool>* give_up);
+
+  // An answer, read by blocking. `timeout` is of the whole answer.
+  std::unique_ptr<AnswerStream> Generate(v1::GenerateRequest request,
+                                         absl::Duration timeout = absl::InfiniteDuration());
+  // An answer, by callbacks.
+  std::shared_ptr<GenerateCall> Generate(v1::GenerateRequest request, GenerateHandler handler,
+                                         absl::Duration timeout = absl::InfiniteDuration());
+  // Opens or resumes a session on a stream of its own.
+  // ERRORS: the server's, e.g. kNotFound, kResourceExhausted; kDeadlineExceeded.
+  absl::StatusOr<std::unique_ptr<Session>> OpenSession(v1::SessionOpen open);
+
+  // The calls of the services Sessions and Models, one to one.
+  // ERRORS: the server's.
+  absl::StatusOr<v1::SessionInfo> CreateSession(const v1::OpenSessionRequest& request);
+  absl::StatusOr<v1::SessionInfo> GetSession(std::string_view session_id);
+  absl::StatusOr<v1::ListSessionsResponse> ListSessions(const v1::ListSessionsRequest& request);
+  absl::StatusOr<v1::SessionInfo> AppendToSession(const v1::AppendRequest& request);
+  absl::StatusOr<v1::CloseSessionResponse> CloseSession(std::string_view session_id);
+  absl::StatusOr<v1::ListModelsResponse> ListModels();
+  absl::StatusOr<v1::ModelInfo> GetModel(std::string_view model);
+  absl::StatusOr<std::vector<int32_t>> Tokenize(std::string_view model, std::string_view text);
+  absl::StatusOr<std::string> Detokenize(std::string_view model, const std::vector<int32_t>& ids);
+
+ private:
+  Client(ClientOptions options, std::shared_ptr<grpc::Channel> channel);
+  void Prepare(grpc::ClientContext& context, absl::Duration timeout) const;
+  template <typename Response, typename Stub, typename Request>
+  absl::StatusOr<Response> Call(Stub& stub, const Request& request,
+                                grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                                             Response*));
+
+  const ClientOptions options_;
+  const std::shared_ptr<grpc::Channel> channel_;
+  std::string authorization_;  // empty: no key
+  v1::Generation::Stub generation_;
+  v1::Sessions::Stub sessions_;
+  v1::Models::Stub models_;
+};
+
+}  // namespace gma
+
+#endif  // GMA_CLIENT_LIB_CLIENT_H_

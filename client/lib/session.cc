@@ -1,0 +1,130 @@
+#include "client/lib/session.h"
+
+#include <utility>
+
+#include "base/status_macros.h"
+#include "client/lib/session_call.h"
+
+namespace gma {
+namespace {
+
+constexpr int64_t kDefaultCredit = 256;  // tokens on the way to a reader that was not asked for
+
+// The answer to one SessionGenerate.
+class SessionAnswer final : public AnswerStream {
+ public:
+  SessionAnswer(std::shared_ptr<SessionCall> call, uint64_t request_id, int64_t credit)
+      : AnswerStream(/*candidates=*/1),
+        call_(std::move(call)),
+        request_id_(request_id),
+        credit_(credit) {}
+
+  // The server serves one turn at a time: the next command must find this one ended.
+  ~SessionAnswer() override {
+    if (!complete() && !failed_) Cancel();
+    while (!complete() && !failed_) Next().IgnoreError();
+    if (ungranted_ > 0 && !call_->over()) Grant();
+    call_->Forget(request_id_);
+  }
+
+  bool Wait(absl::Duration timeout) override { return call_->Wait(request_id_, timeout); }
+
+  void Cancel() override {
+    v1::SessionRequest request;
+    request.mutable_cancel();
+    call_->SendOnly(std::move(request));
+  }
+
+ private:
+  absl::StatusOr<std::optional<v1::GenerateResponse>> NextEvent() override {
+    absl::StatusOr<v1::SessionResponse> next = call_->Next(request_id_, absl::InfiniteDuration());
+    failed_ = !next.ok();
+    GMA_ASSIGN_OR_RETURN(v1::SessionResponse event, std::move(next));
+    v1::GenerateResponse response;
+    response.set_sequence(event.sequence());
+    if (event.has_started()) {
+      *response.mutable_started() = std::move(*event.mutable_started());
+    } else if (event.has_finished()) {
+      *response.mutable_finished() = std::move(*event.mutable_finished());
+    } else if (event.has_tokens()) {
+      ungranted_ += event.tokens().tokens_size();
+      *response.mutable_tokens() = std::move(*event.mutable_tokens());
+      if (2 * ungranted_ >= credit_) Grant();  // half of it still flows meanwhile
+    }
+    return std::optional<v1::GenerateResponse>(std::move(response));
+  }
+
+  void Grant() {
+    v1::SessionRequest request;
+    request.mutable_credit()->set_tokens(std::exchange(ungranted_, 0));
+    call_->SendOnly(std::move(request));
+  }
+
+  const std::shared_ptr<SessionCall> call_;
+  const uint64_t request_id_;
+  const int64_t credit_;
+  bool failed_ = false;    // the command or the stream; there is no turn to end
+  int64_t ungranted_ = 0;  // tokens consumed since credit was granted last
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Session>> Session::Open(v1::Generation::Stub& stub,
+                                                       const std::string& authorization,
+                                                       v1::SessionOpen open,
+                                                       absl::Duration deadline) {
+  if (open.initial_credit() == 0) open.set_initial_credit(kDefaultCredit);
+  const int64_t credit = open.initial_credit();
+  std::shared_ptr<SessionCall> call = SessionCall::Start(stub, authorization);
+  v1::SessionRequest request;
+  *request.mutable_open() = std::move(open);
+  const uint64_t id = call->Send(std::move(request));
+  absl::StatusOr<v1::SessionResponse> event = call->Next(id, deadline);
+  call->Forget(id);
+  if (event.ok() && !event->has_opened()) {
+    event = absl::InternalError("the server did not answer `open` with `opened`");
+  }
+  if (!event.ok()) {
+    call->Abort();
+    return event.status();
+  }
+  return std::unique_ptr<Session>(
+      new Session(std::move(call), std::move(*event->mutable_opened()), credit, deadline));
+}
+
+Session::Session(std::shared_ptr<SessionCall> call, v1::SessionOpened opened, int64_t credit,
+                 absl::Duration deadline)
+    : call_(std::move(call)), opened_(std::move(opened)), credit_(credit), deadline_(deadline) {}
+
+Session::~Session() { call_->Abort(); }
+
+bool Session::broken() const { return call_->over(); }
+
+absl::StatusOr<int64_t> Session::Append(v1::Input input) {
+  v1::SessionRequest request;
+  *request.mutable_append()->mutable_input() = std::move(input);
+  const uint64_t id = call_->Send(std::move(request));
+  const absl::StatusOr<v1::SessionResponse> event = call_->Next(id, absl::InfiniteDuration());
+  call_->Forget(id);
+  GMA_RETURN_IF_ERROR(event.status());
+  return event->appended().context_tokens();
+}
+
+std::unique_ptr<AnswerStream> Session::Generate(v1::SessionGenerate command) {
+  v1::SessionRequest request;
+  *request.mutable_generate() = std::move(command);
+  const uint64_t id = call_->Send(std::move(request));
+  return std::make_unique<SessionAnswer>(call_, id, credit_);
+}
+
+absl::StatusOr<int64_t> Session::End() {
+  v1::SessionRequest request;
+  request.mutable_end();
+  const uint64_t id = call_->Send(std::move(request));
+  const absl::StatusOr<v1::SessionResponse> event = call_->Next(id, deadline_);
+  call_->Forget(id);
+  GMA_RETURN_IF_ERROR(event.status());
+  return event->ended().context_tokens();
+}
+
+}  // namespace gma
