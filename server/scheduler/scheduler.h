@@ -12,12 +12,12 @@ namespace gma {
 
 // A session that could take part in the next step.
 struct RowView {
-  uint64_t turn;            // increases with the order of acceptance; unique
-  uint32_t owner;           // small number of its owner
-  bool decoding;            // prompt done: feeds one token and wants logits
-  int64_t tokens_to_feed;   // >= 1; exactly 1 when decoding
-  int32_t priority;         // [-10, 10], larger first
-  int64_t steps_waited;     // steps in which it was runnable and left out, since it last ran
+  uint64_t turn;           // increases with the order of acceptance; unique
+  uint32_t owner;          // small number of its owner
+  bool decoding;           // prompt done: feeds one token and wants logits
+  int64_t tokens_to_feed;  // >= 1; exactly 1 when decoding
+  int32_t priority;        // [-10, 10], larger first
+  int64_t steps_waited;    // steps in which it was left out, since it last ran or became runnable
 };
 
 struct SchedulerLimits {
@@ -40,11 +40,12 @@ struct FairShare {
   uint32_t next_owner = 0;                         // owner whose turn it is
 };
 
-// Decoding rows first, then prefill chunks by deficit round robin over owners (inside an owner by
-// priority, then by turn), within both limits. When more rows decode than fit, those that waited
-// longest go first, so no row waits more than ceil(runnable / max_batch_rows) + 1 steps; a prefill
-// that reached that bound goes before decoding rows.
-// The plan is empty only if `views` is.
+// Decoding rows first, those that waited longest before others, then prefill chunks by deficit
+// round robin over owners (inside an owner by priority, then by turn), within both limits. Before
+// both go, with one token each at least, as many of the longest waiting rows of either kind as it
+// takes to keep the promise: no row waits more than ceil(runnable / rows of a step) + 1 steps,
+// where a step has min(max_batch_rows, max_step_tokens) rows and runnable is the largest number
+// while it waited. The plan is empty only if `views` is.
 StepPlan PlanStep(absl::Span<const RowView> views, const SchedulerLimits& limits,
                   FairShare& fair_share);
 
