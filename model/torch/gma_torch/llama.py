@@ -1,7 +1,8 @@
 """A Llama-like decoder whose attention is an argument: the teacher, its baselines, the student.
 
-The trunk (embedding, norms, projections, MLP) is the same for all of them; what happens between the
-projections and o_proj is a function `Attend`. Shapes: B sequences, T tokens, d width, H query heads,
+The trunk (embedding, norms, projections, MLP) is the same for all of them; what happens between
+the projections and o_proj is a function `Attend`. Shapes: B sequences, T tokens, d width, H query
+heads,
 G key-value heads, v = head width. Rotation is half-split (Hugging Face layout).
 """
 

