@@ -45,9 +45,31 @@ class Sampler {
   int64_t generated() const { return generated_; }
 
  private:
+  // A token that can still be drawn; weights are probabilities up to a common factor.
+  struct Candidate {
+    double weight;
+    int32_t token;
+  };
+  // A candidate's place in the order in which a filter takes tokens: by key, then by token.
+  struct Ranked {
+    double key;
+    double weight;
+    int32_t token;
+  };
+
+  bool InVocabulary(int32_t token) const { return token >= 0 && token < vocab_size_; }
   void ApplyBiasAndBans(absl::Span<float> logits) const;
   void ApplyPenalties(absl::Span<float> logits) const;
-  int32_t Draw(absl::Span<float> logits, uint64_t position);
+  // Token of the largest logit, the smallest id among equals; -1 when all are -inf.
+  static int32_t Greedy(absl::Span<const float> logits);
+  int32_t Draw(absl::Span<const float> logits, float max_logit, uint64_t position);
+  void KeepTopK(absl::Span<const float> logits);
+  void KeepTypical();
+  void KeepTopP();
+  void KeepMinP();
+  double TotalWeight() const;
+  // Fills in logprob and top_logprobs from the logits of the model.
+  void AddLogprobs(SampledToken& sampled);
 
   SamplingParams params_;
   int64_t min_tokens_;
@@ -55,9 +77,13 @@ class Sampler {
   int32_t vocab_size_;
   int64_t generated_ = 0;
   absl::flat_hash_map<int32_t, int64_t> answer_counts_;
-  std::vector<bool> prompt_seen_;          // [vocab], empty without repetition penalty
-  std::vector<bool> allowed_;              // [vocab], empty: all
-  std::vector<TokenLogprob> candidates_;   // scratch, kept to allocate once
+  std::vector<bool> seen_;     // [vocab], in prompt or answer; empty without repetition penalty
+  std::vector<bool> allowed_;  // [vocab], empty: all
+  // Scratch, kept to allocate once.
+  std::vector<Candidate> candidates_;  // in the order of their tokens
+  std::vector<Ranked> ranked_;
+  std::vector<TokenLogprob> order_;
+  std::vector<float> model_logits_;
 };
 
 }  // namespace gma
