@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 
-namespace gma {
+namespace gma::client {
 
 absl::Status AnswerAssembler::CheckCandidate(int32_t candidate) const {
   if (candidate < 0 || candidate >= candidates_) {
@@ -75,4 +75,4 @@ absl::Status SequenceCheck::Accept(uint64_t sequence, int64_t count) {
   return absl::OkStatus();
 }
 
-}  // namespace gma
+}  // namespace gma::client

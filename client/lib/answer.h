@@ -15,7 +15,7 @@
 #include "base/utf8_stream.h"
 #include "gma/v1/generation.pb.h"
 
-namespace gma {
+namespace gma::client {
 
 struct AnswerPiece {
   int32_t candidate = 0;                // [0, n)
@@ -92,6 +92,6 @@ class SequenceCheck {
   uint64_t next_ = 1;
 };
 
-}  // namespace gma
+}  // namespace gma::client
 
 #endif  // GMA_CLIENT_LIB_ANSWER_H_

@@ -8,7 +8,7 @@
 #include "client/lib/status.h"
 #include "grpcpp/client_context.h"
 
-namespace gma {
+namespace gma::client {
 namespace {
 
 // Keeps itself alive until OnDone.
@@ -193,4 +193,4 @@ std::unique_ptr<AnswerStream> StreamGenerate(v1::Generation::Stub& stub,
   return stream;
 }
 
-}  // namespace gma
+}  // namespace gma::client

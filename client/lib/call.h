@@ -12,7 +12,7 @@
 #include "client/lib/answer.h"
 #include "gma/v1/generation.grpc.pb.h"
 
-namespace gma {
+namespace gma::client {
 
 // What becomes of a call's events.
 // THREADS: called on threads of the library, one call of them at a time; must not block.
@@ -48,6 +48,6 @@ std::unique_ptr<AnswerStream> StreamGenerate(v1::Generation::Stub& stub,
                                              const std::string& authorization,
                                              absl::Duration timeout, size_t capacity = 64);
 
-}  // namespace gma
+}  // namespace gma::client
 
 #endif  // GMA_CLIENT_LIB_CALL_H_

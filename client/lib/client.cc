@@ -11,7 +11,7 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 
-namespace gma {
+namespace gma::client {
 namespace {
 
 constexpr size_t kMaxCaFileBytes = 16 << 20;
@@ -83,8 +83,7 @@ absl::StatusOr<Response> Client::Call(Stub& stub, const Request& request,
 }
 
 absl::StatusOr<v1::ModelInfo> Client::WaitUntilServing(std::string_view model,
-                                                       absl::Duration timeout,
-                                                       const std::atomic<bool>* give_up) {
+                                                       absl::Duration timeout) {
   const absl::Time end = absl::Now() + timeout;
   v1::GetModelRequest request;
   request.set_model(std::string(model));
@@ -104,7 +103,6 @@ absl::StatusOr<v1::ModelInfo> Client::WaitUntilServing(std::string_view model,
     }
     // Whether the other side is there can only be found out by asking again.
     absl::SleepFor(kPollPeriod);
-    if (give_up != nullptr && give_up->load()) return absl::CancelledError("given up");
   }
 }
 
@@ -178,4 +176,4 @@ absl::StatusOr<std::string> Client::Detokenize(std::string_view model,
   return std::move(*response.mutable_text());
 }
 
-}  // namespace gma
+}  // namespace gma::client

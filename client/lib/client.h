@@ -4,7 +4,6 @@
 #ifndef GMA_CLIENT_LIB_CLIENT_H_
 #define GMA_CLIENT_LIB_CLIENT_H_
 
-#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,7 +21,7 @@
 #include "gma/v1/sessions.grpc.pb.h"
 #include "grpcpp/channel.h"
 
-namespace gma {
+namespace gma::client {
 
 struct ClientOptions {
   std::string address = "127.0.0.1:50051";  // host:port
@@ -41,11 +40,9 @@ class Client {
   static absl::StatusOr<std::unique_ptr<Client>> Create(const ClientOptions& options);
 
   // Waits until the server answers: it may still be starting, or be loading its model. Gives up
-  // after `timeout`, at once when `*give_up` (may be null) is set, and on every error but "not
-  // there yet".
-  // ERRORS: kUnavailable naming the address, kCancelled, or the server's own.
-  absl::StatusOr<v1::ModelInfo> WaitUntilServing(std::string_view model, absl::Duration timeout,
-                                                 const std::atomic<bool>* give_up);
+  // after `timeout`, and on every error but "not there yet".
+  // ERRORS: kUnavailable naming the address, or the server's own.
+  absl::StatusOr<v1::ModelInfo> WaitUntilServing(std::string_view model, absl::Duration timeout);
 
   // An answer, read by blocking. `timeout` is of the whole answer.
   std::unique_ptr<AnswerStream> Generate(v1::GenerateRequest request,
@@ -85,6 +82,6 @@ class Client {
   v1::Models::Stub models_;
 };
 
-}  // namespace gma
+}  // namespace gma::client
 
 #endif  // GMA_CLIENT_LIB_CLIENT_H_

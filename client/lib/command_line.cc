@@ -7,7 +7,7 @@
 
 #include "CLI/CLI.hpp"
 
-namespace gma {
+namespace gma::client {
 
 void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   app.add_option("--server", flags.server, "Address of the server, host:port")
@@ -63,4 +63,4 @@ void HandleSignals(std::function<void(int)> handler) {
   }).detach();
 }
 
-}  // namespace gma
+}  // namespace gma::client

@@ -3,7 +3,6 @@
 #ifndef GMA_CLIENT_LIB_COMMAND_LINE_H_
 #define GMA_CLIENT_LIB_COMMAND_LINE_H_
 
-#include <atomic>
 #include <functional>
 #include <optional>
 #include <string>
@@ -15,7 +14,7 @@ namespace CLI {
 class App;
 }
 
-namespace gma {
+namespace gma::client {
 
 // Exit codes of the programs. A program that a signal ended exits with 128 + its number.
 inline constexpr int kExitOk = 0, kExitFailure = 1, kExitUsage = 2, kExitInterrupted = 130;
@@ -42,6 +41,6 @@ std::optional<int> ParseCommandLine(CLI::App& app, int argc, char** argv);
 // REQUIRES: called once, before any other thread is started; `handler` stays valid to the end.
 void HandleSignals(std::function<void(int)> handler);
 
-}  // namespace gma
+}  // namespace gma::client
 
 #endif  // GMA_CLIENT_LIB_COMMAND_LINE_H_

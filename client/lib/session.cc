@@ -5,7 +5,7 @@
 #include "base/status_macros.h"
 #include "client/lib/session_call.h"
 
-namespace gma {
+namespace gma::client {
 namespace {
 
 constexpr int64_t kDefaultCredit = 256;  // tokens on the way to a reader that was not asked for
@@ -127,4 +127,4 @@ absl::StatusOr<int64_t> Session::End() {
   return event->ended().context_tokens();
 }
 
-}  // namespace gma
+}  // namespace gma::client

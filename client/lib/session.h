@@ -12,7 +12,7 @@
 #include "client/lib/answer.h"
 #include "gma/v1/generation.grpc.pb.h"
 
-namespace gma {
+namespace gma::client {
 
 class SessionCall;  // session_call.h
 
@@ -57,6 +57,6 @@ class Session {
   const absl::Duration deadline_;
 };
 
-}  // namespace gma
+}  // namespace gma::client
 
 #endif  // GMA_CLIENT_LIB_SESSION_H_

@@ -4,7 +4,7 @@
 
 #include "client/lib/status.h"
 
-namespace gma {
+namespace gma::client {
 
 std::shared_ptr<SessionCall> SessionCall::Start(v1::Generation::Stub& stub,
                                                 const std::string& authorization) {
@@ -131,4 +131,4 @@ void SessionCall::OnDone(const grpc::Status& grpc_status) {
   status_ = std::move(status);
 }
 
-}  // namespace gma
+}  // namespace gma::client

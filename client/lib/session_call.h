@@ -18,7 +18,7 @@
 #include "gma/v1/generation.grpc.pb.h"
 #include "grpcpp/client_context.h"
 
-namespace gma {
+namespace gma::client {
 
 // THREADS: any. Keeps itself alive until the stream is over.
 class SessionCall final
@@ -74,6 +74,6 @@ class SessionCall final
   std::optional<absl::Status> status_ ABSL_GUARDED_BY(mutex_);  // set when the stream is over
 };
 
-}  // namespace gma
+}  // namespace gma::client
 
 #endif  // GMA_CLIENT_LIB_SESSION_CALL_H_

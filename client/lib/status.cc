@@ -6,7 +6,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/numbers.h"
 
-namespace gma {
+namespace gma::client {
 namespace {
 
 constexpr char kRetryKey[] = "retry-after-ms";           // of the trailing metadata
@@ -44,4 +44,4 @@ std::string OneLine(const absl::Status& status) {
   return line;
 }
 
-}  // namespace gma
+}  // namespace gma::client

@@ -10,7 +10,7 @@
 #include "grpcpp/client_context.h"
 #include "grpcpp/support/status.h"
 
-namespace gma {
+namespace gma::client {
 
 // The same code and message; carries the server's retry hint (trailing metadata `retry-after-ms`).
 // REQUIRES: the call of `context` is over.
@@ -22,6 +22,6 @@ std::optional<absl::Duration> RetryAfter(const absl::Status& status);
 // "RESOURCE_EXHAUSTED: the message", in one line and without control characters.
 std::string OneLine(const absl::Status& status);
 
-}  // namespace gma
+}  // namespace gma::client
 
 #endif  // GMA_CLIENT_LIB_STATUS_H_

@@ -1,0 +1,78 @@
+// A conversation: one session on the server, the settings, and what the last answer cost.
+#ifndef GMA_CLIENT_CLI_CHAT_H_
+#define GMA_CLIENT_CLI_CHAT_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "client/cli/flags.h"
+#include "client/cli/terminal.h"
+#include "client/lib/client.h"
+
+namespace gma::client {
+
+// Figures of answers. Times are those a person sees, the network included.
+struct ChatStats {
+  int64_t answers = 0, tokens = 0;            // of the conversation
+  int64_t last_prompt = 0, last_tokens = 0;   // of the last answer
+  absl::Duration last_first_token, last_total;
+};
+
+// THREADS: one at a time, but for Interrupt.
+class Chat {
+ public:
+  // REQUIRES: all outlive the chat. `model`: as the server described it.
+  Chat(Client& client, ChatFlags& flags, v1::ModelInfo model, Terminal& terminal);
+
+  // Waits for the answer to `text` and shows it as it comes. The session is opened by the first.
+  // ERRORS: the server's; what was shown of the answer stays.
+  absl::Status Say(std::string_view text);
+  // The answer to one prompt, without a stream for a whole conversation.
+  absl::Status SayOnce(std::string_view text);
+
+  // Stops the answer that runs; returns how often it was asked to during this answer, 0 when none
+  // runs. THREADS: any.
+  int Interrupt();
+
+  // The next message starts a session with an empty past.
+  absl::Status StartAnew();
+  // The polite end; with `keep`, says how to go on.
+  absl::Status End();
+
+  // Opens the session if there is none.
+  absl::Status EnsureSession();
+  // Of the session that there is. ERRORS: the server's.
+  absl::StatusOr<v1::SessionInfo> SessionInfo();
+
+  const ChatStats& stats() const { return stats_; }
+  const v1::ModelInfo& model() const { return model_; }
+  ChatFlags& flags() { return flags_; }
+  Terminal& terminal() { return terminal_; }
+
+ private:
+  v1::Input InputOf(std::string_view text, bool fresh) const;
+  absl::Status Show(AnswerStream& answer);
+  void Account(const v1::Finished& finished, absl::Duration first_token, absl::Duration total);
+
+  Client& client_;
+  ChatFlags& flags_;
+  const v1::ModelInfo model_;
+  Terminal& terminal_;
+  std::unique_ptr<Session> session_;
+  bool fresh_ = true;  // nothing was fed to the session yet
+  ChatStats stats_;
+
+  absl::Mutex mutex_;
+  AnswerStream* running_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  int interrupts_ ABSL_GUARDED_BY(mutex_) = 0;  // of the running answer
+};
+
+}  // namespace gma::client
+
+#endif  // GMA_CLIENT_CLI_CHAT_H_
