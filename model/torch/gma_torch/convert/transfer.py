@@ -1,8 +1,10 @@
 """Layer-wise transfer: every mixer learns its layer's attention output from the teacher's heads.
 
-Streaming, without a cache: one teacher forward a batch, and in each layer, while its heads are at
-hand, one optimiser step of that layer's mixer. Loss: squared error of the attention output through
-o_proj over its variance, on the positions that the window alone does not cover.
+Streaming, without a cache on disk: one teacher forward a batch, and for each layer one optimiser
+step of that layer's mixer on the heads it passed. The teacher runs in a thread of its own, a little
+ahead: the two halves cost about the same, and two independent threads use two cores better than
+one computation spread over both. Loss: squared error of the attention output through o_proj over
+its variance, on the positions that the window alone does not cover.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ import json
 import logging
 import math
 import os
+import queue
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -78,6 +83,19 @@ class Recipe:
         return sum(s.sequences * s.length for s in self.schedule())
 
 
+@dataclass
+class _Lesson:
+    """What the teacher hands to one layer: its heads, and the output [B, T, H, v] to learn."""
+
+    layer: int
+    heads: Heads
+    target: Tensor
+
+
+class _Stopped(Exception):  # noqa: N818 (not an error)
+    """Ends the teacher's thread."""
+
+
 def _grouped(heads: Heads) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q_rot [B, G, J, T, v]; k, k_rot, value [B, G, T, v]."""
     groups = heads.k.shape[2]
@@ -111,10 +129,8 @@ class Transfer:
             lr=self.recipe.learning_rate,
         )  # fmt: skip
 
-    def _batch(self, sequences: int, length: int) -> Tensor:
-        rows = [self.data.sequence(self.sequences + n, length) for n in range(sequences)]
-        self.sequences += sequences
-        return torch.tensor(rows)
+    def _batch(self, first: int, sequences: int, length: int) -> Tensor:
+        return torch.tensor([self.data.sequence(first + n, length) for n in range(sequences)])
 
     def start(self) -> None:
         """Gives every mixer its k-means++ start from one teacher pass."""
@@ -130,7 +146,8 @@ class Transfer:
             return full_attention(layer, heads)
 
         with torch.no_grad():
-            self.teacher.hidden(self._batch(recipe.start_sequences, recipe.start_length), attend)
+            self.teacher.hidden(self._batch(0, recipe.start_sequences, recipe.start_length), attend)
+        self.sequences = recipe.start_sequences
 
     def _rate(self, done: float) -> float:
         low = self.recipe.final_rate
@@ -159,7 +176,7 @@ class Transfer:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * group["scale"] * rate
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     def train_step(self, stage: Stage, rate: float) -> list[float]:
         """One batch through the teacher and every mixer; returns the layers' losses."""
@@ -171,8 +188,65 @@ class Transfer:
             return target
 
         with torch.no_grad():
-            self.teacher.hidden(self._batch(stage.sequences, stage.length), attend)
+            batch = self._batch(self.sequences, stage.sequences, stage.length)
+            self.teacher.hidden(batch, attend)
+        self._count(stage, losses)
         return losses
+
+    def _count(self, stage: Stage, losses: list[float]) -> None:
+        """Books a finished step."""
+        self.step += 1
+        self.sequences += stage.sequences
+        self.tokens += stage.sequences * stage.length
+        self.history.append([float(self.tokens), sum(losses) / len(losses), *losses])
+
+    def _teach(self, stages: list[Stage], out: queue.Queue[_Lesson | BaseException],
+               stop: threading.Event) -> None:  # fmt: skip
+        """The teacher's thread: every layer's heads and targets of every batch, in order."""
+
+        def attend(layer: int, heads: Heads) -> Tensor:
+            target = full_attention(layer, heads)
+            while not stop.is_set():
+                try:
+                    out.put(_Lesson(layer, heads, target), timeout=1.0)
+                    return target
+                except queue.Full:
+                    continue
+            raise _Stopped
+
+        first = self.sequences
+        try:
+            torch.set_num_threads(max(1, self.recipe.threads // 2))
+            with torch.no_grad():
+                for stage in stages:
+                    self.teacher.hidden(self._batch(first, stage.sequences, stage.length), attend)
+                    first += stage.sequences
+        except _Stopped:
+            pass
+        except BaseException as error:
+            out.put(error)
+
+    def _steps(self) -> Iterator[tuple[Stage, Iterator[_Lesson]]]:
+        """The remaining steps, each with its layers' lessons, while the teacher works ahead."""
+        stages = self.recipe.schedule()[self.step :]
+        lessons: queue.Queue[_Lesson | BaseException] = queue.Queue(len(self.mixers) // 2 + 1)
+        stop = threading.Event()
+        thread = threading.Thread(target=self._teach, args=(stages, lessons, stop), daemon=True)
+        thread.start()
+
+        def of_step() -> Iterator[_Lesson]:
+            for _ in self.mixers:
+                lesson = lessons.get()
+                if isinstance(lesson, BaseException):
+                    raise lesson
+                yield lesson
+
+        try:
+            for stage in stages:
+                yield stage, of_step()
+        finally:
+            stop.set()
+            thread.join()
 
     def save(self, path: Path) -> None:
         """Writes everything needed to go on, atomically."""
@@ -202,22 +276,20 @@ class Transfer:
         With a deadline (seconds since the epoch) the cosine ends there if the schedule would take
         longer: progress is the larger of the shares of tokens and of time used.
         """
-        schedule, total = self.recipe.schedule(), self.recipe.tokens()
+        total = self.recipe.tokens()
         checkpoint = folder / "checkpoint.pt"
         begun, saved, spent = time.time(), time.time(), self.seconds
+        torch.set_num_threads(max(1, self.recipe.threads // 2))
         bar = tqdm(total=total, initial=self.tokens, unit="tok", mininterval=5.0)
-        while self.step < len(schedule):
-            stage = schedule[self.step]
+        for stage, lessons in self._steps():
             done = self.tokens / total
             if deadline is not None:
                 done = max(done, (time.time() - begun + spent) / (deadline - begun + spent))
             if done >= 1:
                 break
-            losses = self.train_step(stage, self._rate(done))
-            self.step += 1
-            self.tokens += stage.sequences * stage.length
+            rate = self._rate(done)
+            self._count(stage, [self.layer_step(x.layer, x.heads, x.target, rate) for x in lessons])
             self.seconds = spent + time.time() - begun
-            self.history.append([float(self.tokens), sum(losses) / len(losses), *losses])
             bar.update(stage.sequences * stage.length)
             speed = self.tokens / self.seconds
             _LOG.info(
