@@ -24,6 +24,7 @@ CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]  # surrog
 SPACES_OF_ASCII_AND_LATIN = {0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x85}
 HEADER = """\
 // Written by tools/unicode_tables.py from tokenizers {version}; do not edit.
+// clang-format off
 #include "model/tokenizer/unicode_classes.h"
 
 namespace gma {{
