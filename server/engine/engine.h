@@ -25,17 +25,18 @@
 #include "server/engine/token_stream.h"
 #include "server/metrics/metrics.h"
 #include "server/session/session_id.h"
+#include "server/session/session_phase.h"
 
 namespace gma {
 
 struct EngineOptions {
-  int32_t max_sessions = 128;      // state rows in the pool
-  int32_t max_waiting = 256;       // requests accepted and not scheduled yet
-  int32_t max_sessions_per_owner = 128;
-  int32_t max_batch_rows = 64;     // as the decoder was loaded with
-  int32_t max_step_tokens = 64;    // likewise; also the longest stall a prefill can cause
+  int32_t max_sessions = 128;            // state rows in the pool
+  int32_t max_waiting = 256;             // requests accepted and not scheduled yet
+  int32_t max_sessions_per_owner = 128;  // state rows of one owner, private requests included
+  int32_t max_batch_rows = 64;           // as the decoder was loaded with
+  int32_t max_step_tokens = 64;          // likewise; also the longest stall a prefill can cause
   absl::Duration default_ttl = absl::Minutes(30);  // idle time until a session expires
-  size_t stream_capacity = 256;    // token events a slow reader can leave waiting
+  size_t stream_capacity = 256;     // token events a slow reader can leave waiting, >= 16
   std::vector<int32_t> end_tokens;  // the model's
 };
 
@@ -61,8 +62,8 @@ struct GenerateSpec {
   int32_t n = 1;  // answers; more than 1 only for a private session
   bool wait_if_busy = false;
   int32_t priority = 0;
-  absl::Duration deadline = absl::InfiniteDuration();  // on Clock::Monotonic()
-  int64_t initial_credit = TokenStream::kUnlimitedCredit;
+  absl::Duration deadline = absl::InfiniteDuration();      // on Clock::Monotonic()
+  int64_t initial_credit = TokenStream::kUnlimitedCredit;  // all n answers draw on it together
 };
 
 struct AppendSpec {
@@ -72,8 +73,6 @@ struct AppendSpec {
   bool wait_if_busy = false;
   absl::Duration deadline = absl::InfiniteDuration();
 };
-
-enum class SessionPhase { kIdle, kQueued, kPrefilling, kDecoding };
 
 struct SessionSnapshotInfo {
   SessionId id;
@@ -127,14 +126,16 @@ class Engine {
   virtual void List(std::string owner, std::optional<SessionId> after, int32_t limit,
                     EngineCallback<std::vector<SessionSnapshotInfo>> done) = 0;
   // Answers with what the session was; an active turn ends with kCancelled.
-  virtual void Close(std::string owner, SessionId id,
-                     EngineCallback<SessionSnapshotInfo> done) = 0;
+  virtual void Close(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) = 0;
 
   virtual EngineStatus GetStatus() const = 0;
 
   // One tick, without waiting: for the simulator and for tests, instead of Start.
   // Returns whether there was anything to do. THREADS: the caller is the engine's thread.
   virtual bool Tick() = 0;
+  // Aborts unless every state row belongs to exactly one session and all counters agree: for the
+  // simulator and for tests. THREADS: as Tick.
+  virtual void CheckOwnership() const = 0;
   // Runs ticks on a thread of its own until Shutdown.
   virtual void Start() = 0;
   // Refuses new work from now on (kUnavailable); what runs goes on.

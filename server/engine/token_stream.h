@@ -58,19 +58,20 @@ class TokenStream {
   // `capacity`: token events held at most. `initial_credit`: tokens that may be pushed before more
   // credit is granted. `notify` is called, outside the lock, after events were pushed to an empty
   // stream and after the end; it must not block, and may be called from the engine's thread or,
-  // when a request is refused, from the caller's.
+  // when a request is refused, from the caller's. `wake` is called, outside the lock, when the
+  // reader made room (by taking events or granting credit) after HasRoom had said no; it may be
+  // called after the engine is gone.
   static constexpr int64_t kUnlimitedCredit = int64_t{1} << 60;
-  TokenStream(size_t capacity, int64_t initial_credit, absl::AnyInvocable<void()> notify);
+  TokenStream(size_t capacity, int64_t initial_credit, absl::AnyInvocable<void()> notify,
+              absl::AnyInvocable<void()> wake = nullptr);
 
   // Reader: moves all events, oldest first, into `events` (cleared first). Returns the final status
   // once everything was taken and the engine has closed the stream, else nothing.
-  std::optional<absl::Status> TakeAll(std::vector<StreamEvent>& events)
-      ABSL_LOCKS_EXCLUDED(mutex_);
+  std::optional<absl::Status> TakeAll(std::vector<StreamEvent>& events) ABSL_LOCKS_EXCLUDED(mutex_);
   // Reader: asks the engine to end the request within one step; idempotent. The engine must be
   // woken too: use Engine::Cancel.
   void Cancel() { cancelled_.store(true); }
-  // Reader: grants `tokens` more, the sum capped at `cap`; use Engine::AddCredit, which wakes the
-  // engine too.
+  // Reader: grants `tokens` more, the sum capped at `cap` (credit is never taken back by the cap).
   void AddCredit(int64_t tokens, int64_t cap) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Engine:
@@ -86,8 +87,11 @@ class TokenStream {
   const size_t capacity_;
   std::atomic<bool> cancelled_{false};
   absl::AnyInvocable<void()> notify_;  // called by one thread at a time: pushes are the engine's
+  absl::AnyInvocable<void()> wake_;    // likewise: takes and grants are the reader's
   mutable absl::Mutex mutex_;
   std::vector<StreamEvent> events_ ABSL_GUARDED_BY(mutex_);
+  size_t token_events_ ABSL_GUARDED_BY(mutex_) = 0;  // in events_
+  mutable bool room_wanted_ ABSL_GUARDED_BY(mutex_) = false;
   int64_t credit_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Status> closed_ ABSL_GUARDED_BY(mutex_);
 };

@@ -1,0 +1,156 @@
+// From a message to a turn that can be scheduled.
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "server/engine/engine_core.h"
+#include "server/engine/retry_hint.h"
+
+namespace gma {
+
+void EngineCore::OnMessage(GenerateMessage message) {
+  GenerateSpec& spec = message.spec;
+  auto request = std::make_unique<Request>();
+  request->owner = std::move(spec.owner);
+  request->session_id = spec.session;
+  request->input = std::move(spec.input);
+  request->deadline = spec.deadline;
+  request->accepted_at = message.accepted_at;
+  request->priority = spec.priority;
+  request->wait_if_busy = spec.wait_if_busy;
+  request->stream = std::move(message.stream);
+  request->sampling = std::move(spec.sampling);
+  request->stop = std::move(spec.stop);
+  request->n = spec.n;
+  by_stream_[request->stream.get()] = request.get();
+  Admit(std::move(request));
+}
+
+void EngineCore::OnMessage(AppendMessage message) {
+  AppendSpec& spec = message.spec;
+  auto request = std::make_unique<Request>();
+  request->owner = std::move(spec.owner);
+  request->session_id = spec.session;
+  request->input = std::move(spec.input);
+  request->deadline = spec.deadline;
+  request->accepted_at = message.accepted_at;
+  request->wait_if_busy = spec.wait_if_busy;
+  request->done = std::move(message.done);
+  Admit(std::move(request));
+}
+
+void EngineCore::OnMessage(CancelMessage message) {
+  const auto it = by_stream_.find(message.stream.get());
+  if (it != by_stream_.end()) Cancel(*it->second, message.by_client);
+}
+
+void EngineCore::Admit(std::unique_ptr<Request> owned) {
+  Request& request = *owned;
+  requests_.push_back(std::move(owned));
+  // Nothing is done for a request that nobody waits for any more.
+  if (request.generates() && request.stream->cancelled()) {
+    return Cancel(request, /*by_client=*/false);
+  }
+  if (request.deadline <= clock_.Monotonic()) {
+    return Fail(request,
+                absl::DeadlineExceededError("the request's deadline passed before it could start"));
+  }
+  const absl::Status status =
+      request.is_private() ? AdmitPrivate(request) : AdmitToSession(request);
+  if (!status.ok()) Fail(request, status);
+}
+
+absl::Status EngineCore::AdmitToSession(Request& request) {
+  GMA_ASSIGN_OR_RETURN(Session* const session,
+                       table_.Find(request.owner, *request.session_id, clock_.Monotonic()));
+  if (request.n != 1) {
+    return absl::InvalidArgumentError(absl::StrCat("n is ", request.n, ", must be 1 on a session"));
+  }
+  const auto busy = turns_.find(session->number());
+  if (busy == turns_.end()) return BeginSessionTurn(request, *session);
+  if (!request.wait_if_busy) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "session ", session->id().Hex(), " has an active turn; wait for its end or cancel it"));
+  }
+  request.session = session;
+  request.state = RequestState::kWaitingForSession;
+  busy->second.waiting.push_back(&request);
+  return absl::OkStatus();
+}
+
+absl::Status EngineCore::BeginSessionTurn(Request& request, Session& session) {
+  // Nothing of the session or the queue is changed unless the turn can begin.
+  request.feed = session.TokensToFeed(request.input.close_tokens, request.input.tokens);
+  if (request.feed.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "input is empty and session ", session.id().Hex(), " holds nothing to go on from"));
+  }
+  const bool new_input = !request.input.tokens.empty();
+  request.input = {};
+  request.state = RequestState::kQueued;
+  request.session = &session;
+  request.cached_tokens = session.fed();
+  turns_[session.number()].active = &request;
+  table_.BeginTurn(session, request.generates(), new_input);
+  request.candidates.push_back(MakeCandidate(request, 0, &session));
+  request.live = 1;
+  if (request.feed_end() == 0) {
+    // An Append of one token to an empty session: there is nothing to feed yet.
+    session.SetPending(request.feed.front());
+    FinishAppend(request);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status EngineCore::AdmitPrivate(Request& request) {
+  if (request.input.tokens.empty()) {
+    return absl::InvalidArgumentError("input is empty and there is no session to go on from");
+  }
+  if (request.n < 1 || request.n > pool_->capacity()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "n is ", request.n, ", must be in [1, ", pool_->capacity(), "], the number of state rows"));
+  }
+  Owner& owner = table_.OwnerOf(request.owner);
+  if (absl::Status status = table_.CheckQuota(owner, request.n); !status.ok()) {
+    metrics_.admission_rejected[RejectReasonLabel::kQuota]->Increment();
+    return status;
+  }
+  if (pool_->capacity() - pool_->used() < request.n) {
+    metrics_.admission_rejected[RejectReasonLabel::kNoRow]->Increment();
+    return RetryLater(absl::StrCat("all ", pool_->capacity(), " state rows are in use"),
+                      shared_->retry_after_ms.load());
+  }
+  const absl::Duration now = clock_.Monotonic();
+  request.feed = std::move(request.input.tokens);
+  request.input = {};
+  request.candidates.reserve(static_cast<size_t>(request.n));
+  for (int32_t i = 0; i < request.n; ++i) {
+    GMA_ASSIGN_OR_RETURN(StateRow row, pool_->Acquire());
+    std::unique_ptr<Session> session = table_.InsertPrivate(owner, std::move(row), now);
+    session->BeginTurn(/*generates=*/true, /*new_input=*/true);
+    request.candidates.push_back(MakeCandidate(request, i, session.get()));
+    request.candidates.back().private_session = std::move(session);
+    ++request.live;
+  }
+  return absl::OkStatus();
+}
+
+Candidate EngineCore::MakeCandidate(const Request& request, int32_t index, Session* session) {
+  Candidate candidate;
+  candidate.index = index;
+  candidate.turn = next_turn_++;
+  candidate.session = session;
+  if (!request.generates()) return candidate;
+  SamplingParams sampling = request.sampling;
+  sampling.seed += static_cast<uint64_t>(index);
+  candidate.sampler.emplace(std::move(sampling), request.stop.min_tokens,
+                            request.stop.ignore_eos ? std::vector<int32_t>() : options_.end_tokens,
+                            decoder_.vocab_size());
+  candidate.sampler->ObservePrompt(request.feed);
+  candidate.judge.emplace(request.stop, options_.end_tokens);
+  return candidate;
+}
+
+}  // namespace gma

@@ -1,0 +1,180 @@
+// How turns end. State rows and the session go back first, then the client hears of it.
+#include <deque>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "server/engine/engine_core.h"
+
+namespace gma {
+namespace {
+
+FinishedReasonLabel LabelOf(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStopToken:
+      return FinishedReasonLabel::kStopToken;
+    case FinishReason::kStopString:
+      return FinishedReasonLabel::kStopString;
+    case FinishReason::kEndOfText:
+      return FinishedReasonLabel::kEndOfText;
+    case FinishReason::kLength:
+      return FinishedReasonLabel::kLength;
+    case FinishReason::kCancelled:
+      return FinishedReasonLabel::kCancelled;
+    case FinishReason::kNone:
+      break;
+  }
+  GMA_CHECK(false);
+}
+
+}  // namespace
+
+void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishReason reason) {
+  FinishedEvent event = {.candidate = candidate.index,
+                         .reason = reason,
+                         .text = candidate.judge ? candidate.judge->Flush() : std::string(),
+                         .usage = UsageOf(request, candidate),
+                         .timings = TimingsOf(request, candidate)};
+  metrics_.request_success[LabelOf(reason)]->Increment();
+  metrics_.request_generation_tokens->Observe(static_cast<double>(candidate.completion_tokens));
+  if (candidate.completion_tokens > 0) metrics_.request_decode_time->Observe(event.timings.decode);
+  GMA_LOG(kInfo, "request_finished",
+          {{"session", request.is_private() ? "" : request.session_id->Short()},
+           {"candidate", candidate.index},
+           {"reason", static_cast<int>(reason)},
+           {"prompt_tokens", event.usage.prompt_tokens},
+           {"completion_tokens", event.usage.completion_tokens},
+           {"queue_seconds", event.timings.queue},
+           {"first_token_seconds", event.timings.first_token},
+           {"decode_seconds", event.timings.decode}});
+  ReleaseCandidate(candidate);
+  const bool last = --request.live == 0;
+  if (last) {
+    EndRequest(request);
+    BeginNextTurn(request);
+  }
+  request.stream->Push(std::move(event));
+  if (last) request.stream->Close(absl::OkStatus());
+}
+
+void EngineCore::FinishAppend(Request& request) {
+  Session& session = *request.session;
+  EndRequest(request);
+  const SessionSnapshotInfo info = InfoOf(session);
+  BeginNextTurn(request);
+  request.done(info);
+}
+
+void EngineCore::Cancel(Request& request, bool by_client) {
+  if (request.state == RequestState::kEnded) return;
+  if (!by_client) {
+    return Fail(request, absl::CancelledError("the reader of the stream is gone"));
+  }
+  if (request.candidates.empty()) {
+    // It still waits for its session: the one answer it asked for ends before it began.
+    request.candidates.emplace_back();
+    request.live = 1;
+  }
+  // Ends the request with its last answer.
+  for (Candidate& candidate : request.candidates) {
+    if (!candidate.ended) FinishCandidate(request, candidate, FinishReason::kCancelled);
+  }
+}
+
+void EngineCore::Fail(Request& request, const absl::Status& status) {
+  GMA_CHECK(request.state != RequestState::kEnded && !status.ok());
+  metrics_.request_error[status.code()]->Increment();
+  GMA_LOG(kInfo, "request_failed",
+          {{"session", request.is_private() ? "" : request.session_id->Short()},
+           {"code", absl::StatusCodeToString(status.code())},
+           {"prompt_tokens", request.next},
+           {"seconds", absl::ToDoubleSeconds(clock_.Monotonic() - request.accepted_at)}});
+  for (Candidate& candidate : request.candidates) ReleaseCandidate(candidate);
+  EndRequest(request);
+  BeginNextTurn(request);
+  if (request.generates()) {
+    request.stream->Close(status);
+  } else {
+    request.done(status);
+  }
+}
+
+void EngineCore::EndSession(Session& session, SessionEnd end, const absl::Status& status) {
+  const auto it = turns_.find(session.number());
+  if (it != turns_.end()) {
+    // Taken out first: the end of the active turn must not begin the next one.
+    const std::deque<Request*> waiting = std::exchange(it->second.waiting, {});
+    Fail(*it->second.active, status);
+    for (Request* request : waiting) Fail(*request, status);
+  }
+  table_.Erase(session, end, clock_.Monotonic());
+}
+
+void EngineCore::ReleaseCandidate(Candidate& candidate) {
+  candidate.ended = true;
+  candidate.session = nullptr;
+  if (candidate.private_session) table_.ErasePrivate(std::move(candidate.private_session));
+}
+
+void EngineCore::EndRequest(Request& request) {
+  const absl::Duration now = clock_.Monotonic();
+  const RequestState state = std::exchange(request.state, RequestState::kEnded);
+  ended_some_ = true;
+  (state == RequestState::kRunning ? shared_->running : shared_->waiting).fetch_sub(1);
+  if (request.generates()) {
+    by_stream_.erase(request.stream.get());
+    if (state == RequestState::kRunning) {
+      const double seconds = absl::ToDoubleSeconds(now - request.accepted_at);
+      metrics_.e2e_request_latency->Observe(seconds);
+      mean_request_seconds_ += 0.1 * (seconds - mean_request_seconds_);
+    }
+  }
+  if (request.session == nullptr) return;
+  if (state == RequestState::kWaitingForSession) {
+    const auto it = turns_.find(request.session->number());
+    if (it != turns_.end()) std::erase(it->second.waiting, &request);
+    return;
+  }
+  metrics_.session_context_tokens->Observe(static_cast<double>(request.session->context_tokens()));
+  table_.EndTurn(*request.session, now);
+}
+
+void EngineCore::BeginNextTurn(Request& ended) {
+  if (ended.session == nullptr) return;
+  Session& session = *ended.session;
+  const auto it = turns_.find(session.number());
+  if (it == turns_.end() || it->second.active != &ended) return;
+  it->second.active = nullptr;
+  while (!it->second.waiting.empty()) {
+    Request& next = *it->second.waiting.front();
+    it->second.waiting.pop_front();
+    const absl::Status status = BeginSessionTurn(next, session);
+    // It is the active turn now; or it was, and has begun the one after it.
+    if (status.ok()) return;
+    Fail(next, status);
+  }
+  turns_.erase(it);
+}
+
+RequestUsage EngineCore::UsageOf(const Request& request, const Candidate& candidate) const {
+  return {.prompt_tokens = static_cast<int64_t>(request.next),
+          .cached_tokens = request.cached_tokens,
+          .completion_tokens = candidate.completion_tokens};
+}
+
+RequestTimings EngineCore::TimingsOf(const Request& request, const Candidate& candidate) const {
+  RequestTimings timings;
+  if (request.state != RequestState::kRunning) {
+    timings.queue = absl::ToDoubleSeconds(clock_.Monotonic() - request.accepted_at);
+    return timings;
+  }
+  timings.queue = absl::ToDoubleSeconds(request.scheduled_at - request.accepted_at);
+  if (candidate.completion_tokens == 0) return timings;
+  timings.prefill = absl::ToDoubleSeconds(candidate.first_token_at - request.scheduled_at);
+  timings.decode = absl::ToDoubleSeconds(candidate.last_token_at - candidate.first_token_at);
+  timings.first_token = absl::ToDoubleSeconds(candidate.first_token_at - request.accepted_at);
+  return timings;
+}
+
+}  // namespace gma

@@ -1,0 +1,204 @@
+#include "server/engine/engine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "server/engine/engine_core.h"
+#include "server/engine/engine_shared.h"
+#include "server/engine/retry_hint.h"
+
+namespace gma {
+namespace {
+
+constexpr int64_t kMaxCredit = 1 << 20;      // tokens, what grants can add up to
+constexpr size_t kMostAnswers = 16;          // of one request, drawn in one step
+constexpr size_t kSessionCallPlaces = 1024;  // of the mailbox, besides those of waiting turns
+
+class EngineImpl final : public Engine {
+ public:
+  EngineImpl(const EngineOptions& options, CompiledDecoder& decoder, TokenTextFunction token_text,
+             const Clock& clock, Metrics& metrics, std::unique_ptr<StatePool> pool)
+      : options_(options),
+        clock_(clock),
+        metrics_(metrics),
+        rows_total_(pool->capacity()),
+        shared_(std::make_shared<EngineShared>(static_cast<size_t>(options.max_waiting) +
+                                               kSessionCallPlaces)),
+        core_(options, decoder, std::move(token_text), clock, metrics, std::move(pool), shared_) {}
+  ~EngineImpl() override { Shutdown(); }
+
+  absl::StatusOr<std::shared_ptr<TokenStream>> Generate(GenerateSpec spec,
+                                                        absl::AnyInvocable<void()> notify) override;
+  void Cancel(const std::shared_ptr<TokenStream>& stream, bool by_client) override;
+  void AddCredit(const std::shared_ptr<TokenStream>& stream, int64_t tokens) override {
+    stream->AddCredit(tokens, kMaxCredit);
+  }
+
+  void Open(std::string owner, absl::Duration ttl,
+            EngineCallback<SessionSnapshotInfo> done) override;
+  void Append(AppendSpec spec, EngineCallback<SessionSnapshotInfo> done) override;
+  void Get(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) override {
+    PostCall(GetMessage{.owner = std::move(owner), .id = id, .done = std::move(done)});
+  }
+  void List(std::string owner, std::optional<SessionId> after, int32_t limit,
+            EngineCallback<std::vector<SessionSnapshotInfo>> done) override {
+    PostCall(ListMessage{
+        .owner = std::move(owner), .after = after, .limit = limit, .done = std::move(done)});
+  }
+  void Close(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) override;
+
+  EngineStatus GetStatus() const override {
+    return {.rows_used = shared_->rows_used.load(),
+            .rows_total = rows_total_,
+            .requests_running = shared_->running.load(),
+            .requests_waiting = shared_->waiting.load()};
+  }
+
+  bool Tick() override { return core_.Tick(); }
+  void CheckOwnership() const override { core_.CheckOwnership(); }
+  void Start() override;
+  void BeginDrain() override { shared_->draining = true; }
+  bool Drained() const override {
+    return shared_->waiting.load() == 0 && shared_->running.load() == 0;
+  }
+  void Shutdown() override;
+
+ private:
+  void Run();
+  // Takes a place in the queue of waiting turns. ERRORS: kResourceExhausted, kUnavailable.
+  absl::Status TakePlace();
+  // A refusal before anything was allocated for the request.
+  absl::Status Refuse(RejectReasonLabel reason);
+  // Why a message could not be posted.
+  absl::Status RefusePost();
+  // Posts a call that answers through `done`, or answers it here.
+  template <typename Message>
+  void PostCall(Message message);
+
+  const EngineOptions options_;
+  const Clock& clock_;
+  Metrics& metrics_;
+  const int32_t rows_total_;
+  const std::shared_ptr<EngineShared> shared_;
+  EngineCore core_;
+  std::atomic<bool> stopping_{false};
+  bool shut_down_ = false;
+  std::thread thread_;
+};
+
+absl::Status EngineImpl::Refuse(RejectReasonLabel reason) {
+  metrics_.admission_rejected[reason]->Increment();
+  const absl::Status status =
+      reason == RejectReasonLabel::kDraining
+          ? absl::UnavailableError("the server is draining and takes no new work")
+          : RetryLater(absl::StrCat("the queue is full, limit ", options_.max_waiting),
+                       shared_->retry_after_ms.load());
+  metrics_.request_error[status.code()]->Increment();
+  return status;
+}
+
+absl::Status EngineImpl::RefusePost() {
+  return Refuse(shared_->draining ? RejectReasonLabel::kDraining : RejectReasonLabel::kQueueFull);
+}
+
+absl::Status EngineImpl::TakePlace() {
+  const bool full = shared_->waiting.fetch_add(1) >= options_.max_waiting;
+  // Looked at after the place was taken: whoever sees the drained state then sees this one refused.
+  if (!full && !shared_->draining) return absl::OkStatus();
+  shared_->waiting.fetch_sub(1);
+  return RefusePost();
+}
+
+absl::StatusOr<std::shared_ptr<TokenStream>> EngineImpl::Generate(
+    GenerateSpec spec, absl::AnyInvocable<void()> notify) {
+  GMA_RETURN_IF_ERROR(TakePlace());
+  auto stream = std::make_shared<TokenStream>(options_.stream_capacity, spec.initial_credit,
+                                              std::move(notify),
+                                              [shared = shared_] { shared->mailbox.Wake(); });
+  EngineMessage message =
+      GenerateMessage{.spec = std::move(spec), .stream = stream, .accepted_at = clock_.Monotonic()};
+  if (shared_->mailbox.Post(std::move(message))) return stream;
+  shared_->waiting.fetch_sub(1);
+  return RefusePost();
+}
+
+void EngineImpl::Cancel(const std::shared_ptr<TokenStream>& stream, bool by_client) {
+  if (!by_client) stream->Cancel();
+  // Once the mailbox is closed, Shutdown ends the request.
+  shared_->mailbox.PostUnbounded(CancelMessage{.stream = stream, .by_client = by_client});
+}
+
+template <typename Message>
+void EngineImpl::PostCall(Message message) {
+  EngineMessage posted = std::move(message);
+  if (shared_->mailbox.Post(std::move(posted))) return;
+  std::get<Message>(posted).done(RefusePost());
+}
+
+void EngineImpl::Open(std::string owner, absl::Duration ttl,
+                      EngineCallback<SessionSnapshotInfo> done) {
+  if (shared_->draining) return done(Refuse(RejectReasonLabel::kDraining));
+  PostCall(OpenMessage{.owner = std::move(owner), .ttl = ttl, .done = std::move(done)});
+}
+
+void EngineImpl::Append(AppendSpec spec, EngineCallback<SessionSnapshotInfo> done) {
+  if (absl::Status status = TakePlace(); !status.ok()) return done(status);
+  EngineMessage message = AppendMessage{
+      .spec = std::move(spec), .done = std::move(done), .accepted_at = clock_.Monotonic()};
+  if (shared_->mailbox.Post(std::move(message))) return;
+  shared_->waiting.fetch_sub(1);
+  std::get<AppendMessage>(message).done(RefusePost());
+}
+
+void EngineImpl::Close(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) {
+  // A full mailbox must not refuse what frees a row.
+  EngineMessage message =
+      CloseMessage{.owner = std::move(owner), .id = id, .done = std::move(done)};
+  if (shared_->mailbox.PostUnbounded(std::move(message))) return;
+  std::get<CloseMessage>(message).done(RefusePost());
+}
+
+void EngineImpl::Start() {
+  GMA_CHECK(!thread_.joinable());
+  thread_ = std::thread([this] { Run(); });
+}
+
+void EngineImpl::Run() {
+  while (!stopping_) {
+    if (core_.Tick()) continue;
+    const absl::Duration left = core_.NextTimer() - clock_.Monotonic();
+    shared_->mailbox.WaitForMessage(std::max(left, absl::ZeroDuration()));
+  }
+}
+
+void EngineImpl::Shutdown() {
+  if (std::exchange(shut_down_, true)) return;
+  shared_->draining = true;
+  stopping_ = true;
+  shared_->mailbox.Wake();
+  if (thread_.joinable()) thread_.join();
+  // From here on this thread is the engine's; what was posted before the box closed is ended too.
+  shared_->mailbox.Close();
+  core_.EndAll();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options,
+                                                       CompiledDecoder& decoder,
+                                                       TokenTextFunction token_text,
+                                                       const Clock& clock, Metrics& metrics) {
+  GMA_CHECK(options.max_batch_rows >= 1 && options.max_step_tokens >= 1);
+  GMA_CHECK(options.max_waiting >= 1 && options.stream_capacity >= kMostAnswers);
+  GMA_ASSIGN_OR_RETURN(std::unique_ptr<StatePool> pool,
+                       StatePool::Create(decoder.state_layout(), options.max_sessions));
+  return std::make_unique<EngineImpl>(options, decoder, std::move(token_text), clock, metrics,
+                                      std::move(pool));
+}
+
+}  // namespace gma

@@ -1,0 +1,137 @@
+#include "server/engine/engine_core.h"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "base/check.h"
+#include "base/log.h"
+
+namespace gma {
+
+EngineCore::EngineCore(const EngineOptions& options, CompiledDecoder& decoder,
+                       TokenTextFunction token_text, const Clock& clock, Metrics& metrics,
+                       std::unique_ptr<StatePool> pool, std::shared_ptr<EngineShared> shared)
+    : options_(options),
+      decoder_(decoder),
+      token_text_(std::move(token_text)),
+      clock_(clock),
+      metrics_(metrics),
+      pool_(std::move(pool)),
+      shared_(std::move(shared)),
+      table_(options.max_sessions_per_owner),
+      logits_(static_cast<size_t>(options.max_batch_rows) *
+              static_cast<size_t>(decoder.vocab_size())),
+      answer_logits_(static_cast<size_t>(decoder.vocab_size())) {
+  metrics_.state_bytes_per_session->Set(static_cast<double>(pool_->row_bytes()));
+  metrics_.state_pool_bytes->Set(static_cast<double>(pool_->total_bytes()));
+  metrics_.session_capacity->Set(pool_->capacity());
+  UpdateGauges();
+}
+
+bool EngineCore::Tick() {
+  TakeMessages();
+  const bool had_messages = !messages_.empty();
+  messages_.clear();  // they hold streams and callbacks
+  const absl::Duration now = clock_.Monotonic();
+  EndOverdue(now);
+  ExpireSessions(now);
+  const bool stepped = RunStep();
+  const bool did_something = had_messages || stepped || ended_some_;
+  SweepEnded();
+  if (did_something) {
+    UpdateGauges();
+    metrics_.FlushBatches();
+  }
+  return did_something;
+}
+
+void EngineCore::TakeMessages() {
+  shared_->mailbox.TakeAll(messages_);
+  for (EngineMessage& message : messages_) {
+    std::visit([this](auto& typed) { OnMessage(std::move(typed)); }, message);
+  }
+}
+
+void EngineCore::EndOverdue(absl::Duration now) {
+  for (size_t i = 0; i < requests_.size(); ++i) {
+    Request& request = *requests_[i];
+    if (request.state == RequestState::kEnded) continue;
+    if (request.generates() && request.stream->cancelled()) {
+      Cancel(request, /*by_client=*/false);
+    } else if (request.deadline <= now) {
+      Fail(request, absl::DeadlineExceededError("the request's deadline has passed"));
+    }
+  }
+}
+
+void EngineCore::SweepEnded() {
+  if (!ended_some_) return;
+  std::erase_if(requests_, [](const std::unique_ptr<Request>& request) {
+    return request->state == RequestState::kEnded;
+  });
+  ended_some_ = false;
+}
+
+absl::Duration EngineCore::NextTimer() const {
+  absl::Duration next = table_.NextExpiry();
+  for (const auto& request : requests_) next = std::min(next, request->deadline);
+  return next;
+}
+
+void EngineCore::EndAll() {
+  const absl::Status status = absl::UnavailableError("the server is shutting down");
+  TakeMessages();
+  messages_.clear();
+  // Those that wait for a session go first: else the end of a turn would begin the next one.
+  for (const bool waiting : {true, false}) {
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      Request& request = *requests_[i];
+      if (request.state == RequestState::kEnded) continue;
+      if (waiting && request.state != RequestState::kWaitingForSession) continue;
+      Fail(request, status);
+    }
+  }
+  SweepEnded();
+  UpdateGauges();
+  metrics_.FlushBatches();
+}
+
+void EngineCore::UpdateGauges() {
+  shared_->rows_used = pool_->used();
+  const int64_t running = shared_->running.load();
+  shared_->retry_after_ms =
+      std::clamp(static_cast<int64_t>(1000 * mean_request_seconds_) / std::max<int64_t>(1, running),
+                 int64_t{50}, int64_t{10'000});
+  metrics_.num_requests_running->Set(static_cast<double>(running));
+  metrics_.num_requests_waiting->Set(static_cast<double>(shared_->waiting.load()));
+  metrics_.num_requests_paused->Set(static_cast<double>(paused_));
+  metrics_.sessions->Set(table_.session_count());
+  metrics_.state_rows[RowUseLabel::kSession]->Set(table_.session_count());
+  metrics_.state_rows[RowUseLabel::kPrivate]->Set(table_.private_count());
+  metrics_.state_rows[RowUseLabel::kFree]->Set(pool_->capacity() - pool_->used());
+}
+
+void EngineCore::CheckOwnership() const {
+  std::vector<bool> held(static_cast<size_t>(pool_->capacity()));
+  int64_t waiting = 0, running = 0;
+  const auto hold = [&](const Session& session) {
+    GMA_CHECK(session.row().holds());
+    const size_t row = static_cast<size_t>(session.row().index());
+    GMA_CHECK(row < held.size() && !held[row]);
+    held[row] = true;
+  };
+  table_.ForEach(hold);
+  for (const auto& request : requests_) {
+    for (const Candidate& candidate : request->candidates) {
+      if (candidate.private_session != nullptr) hold(*candidate.private_session);
+    }
+    (request->state == RequestState::kRunning ? running : waiting) += 1;
+  }
+  GMA_CHECK(std::count(held.begin(), held.end(), true) == pool_->used());
+  GMA_CHECK(table_.session_count() + table_.private_count() == pool_->used());
+  GMA_CHECK(shared_->running.load() == running);
+  GMA_CHECK(shared_->waiting.load() >= waiting);  // some may be in the mailbox
+}
+
+}  // namespace gma

@@ -1,0 +1,139 @@
+// The engine's own side: everything that only its thread touches.
+#ifndef GMA_SERVER_ENGINE_ENGINE_CORE_H_
+#define GMA_SERVER_ENGINE_ENGINE_CORE_H_
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "base/clock.h"
+#include "model/decoder/compiled_decoder.h"
+#include "model/state/state_pool.h"
+#include "server/engine/engine.h"
+#include "server/engine/engine_shared.h"
+#include "server/engine/request.h"
+#include "server/metrics/metrics.h"
+#include "server/scheduler/scheduler.h"
+#include "server/session/session_table.h"
+
+namespace gma {
+
+// THREADS: one at a time; the engine's thread, or whoever calls Engine::Tick.
+class EngineCore {
+ public:
+  // All arguments are borrowed or shared as Engine::Create says.
+  EngineCore(const EngineOptions& options, CompiledDecoder& decoder, TokenTextFunction token_text,
+             const Clock& clock, Metrics& metrics, std::unique_ptr<StatePool> pool,
+             std::shared_ptr<EngineShared> shared);
+
+  // As Engine::Tick.
+  bool Tick();
+  // When something happens without a message: a deadline or an expiry. InfiniteDuration: never.
+  absl::Duration NextTimer() const;
+  // Ends everything with kUnavailable, what is still in the mailbox included.
+  void EndAll();
+  // Aborts unless every state row belongs to exactly one session, and the counters agree. Looks at
+  // every session; each step checks the rows in it by itself.
+  void CheckOwnership() const;
+  const StatePool& pool() const { return *pool_; }
+
+ private:
+  // One row of the step that is being run.
+  struct StepPart {
+    Request* request;
+    Candidate* candidate;
+    int32_t tokens = 0;
+    bool wants_logits = false;
+  };
+  // Turns of a session that has an active one.
+  struct SessionTurns {
+    Request* active;
+    std::deque<Request*> waiting;
+  };
+
+  // engine_core.cc: messages, timers, gauges.
+  void TakeMessages();
+  void EndOverdue(absl::Duration now);
+  void SweepEnded();
+  void UpdateGauges();
+
+  // admission.cc: from message to a turn that can be scheduled.
+  void OnMessage(GenerateMessage message);
+  void OnMessage(AppendMessage message);
+  void OnMessage(CancelMessage message);
+  void Admit(std::unique_ptr<Request> request);
+  absl::Status AdmitToSession(Request& request);
+  absl::Status AdmitPrivate(Request& request);
+  absl::Status BeginSessionTurn(Request& request, Session& session);
+  Candidate MakeCandidate(const Request& request, int32_t index, Session* session);
+
+  // session_calls.cc.
+  void OnMessage(OpenMessage message);
+  void OnMessage(GetMessage message);
+  void OnMessage(ListMessage message);
+  void OnMessage(CloseMessage message);
+  absl::StatusOr<SessionSnapshotInfo> Open(const OpenMessage& message);
+  SessionSnapshotInfo InfoOf(const Session& session) const;
+  void ExpireSessions(absl::Duration now);
+
+  // step.cc: plan, run, commit.
+  bool RunStep();
+  void BuildViews();
+  void AddView(Request& request, Candidate& candidate, int64_t tokens);
+  void PlanParts();
+  void MarkScheduled(Request& request, absl::Duration now);
+  void ObserveStep(absl::Duration took);
+  void CommitPart(const StepPart& part, absl::Span<float> logits, absl::Duration now);
+  void ForkPrompt(Request& request);
+  void Draw(Request& request, Candidate& candidate, absl::Span<float> logits, absl::Duration now);
+  void LoseStep(const absl::Status& error);
+
+  // endings.cc. Each gives everything back before it answers.
+  void FinishCandidate(Request& request, Candidate& candidate, FinishReason reason);
+  void FinishAppend(Request& request);
+  void Cancel(Request& request, bool by_client);
+  void Fail(Request& request, const absl::Status& status);
+  void EndSession(Session& session, SessionEnd end, const absl::Status& status);
+  void ReleaseCandidate(Candidate& candidate);
+  void EndRequest(Request& request);
+  void BeginNextTurn(Request& ended);
+  RequestUsage UsageOf(const Request& request, const Candidate& candidate) const;
+  RequestTimings TimingsOf(const Request& request, const Candidate& candidate) const;
+
+  const EngineOptions options_;
+  CompiledDecoder& decoder_;
+  const TokenTextFunction token_text_;
+  const Clock& clock_;
+  Metrics& metrics_;
+  const std::unique_ptr<StatePool> pool_;  // outlives the table and the requests, which hold rows
+  const std::shared_ptr<EngineShared> shared_;
+
+  SessionTable table_;
+  std::vector<std::unique_ptr<Request>> requests_;  // in order of acceptance
+  absl::flat_hash_map<const TokenStream*, Request*> by_stream_;
+  absl::flat_hash_map<uint64_t, SessionTurns> turns_;  // by the session's number
+  uint64_t next_turn_ = 1;
+  bool ended_some_ = false;          // since the last sweep
+  double mean_request_seconds_ = 1;  // moving average, for retry hints
+
+  // Reused from step to step.
+  FairShare fair_share_;
+  std::vector<EngineMessage> messages_;
+  std::vector<RowView> views_;
+  std::vector<StepPart> view_parts_, parts_;  // beside views_; of the step
+  std::vector<StepRow> step_rows_;
+  std::vector<float> logits_;         // [max_batch_rows, vocab]
+  std::vector<float> answer_logits_;  // [vocab], for the answers of one prompt
+  int64_t paused_ = 0;                // requests left out of the last step for want of room
+  int64_t drawn_tokens_ = 0;          // in this step
+};
+
+}  // namespace gma
+
+#endif  // GMA_SERVER_ENGINE_ENGINE_CORE_H_

@@ -1,0 +1,76 @@
+// One accepted turn: a Generate with its answers, or an Append.
+#ifndef GMA_SERVER_ENGINE_REQUEST_H_
+#define GMA_SERVER_ENGINE_REQUEST_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "model/sampling/sampler.h"
+#include "model/sampling/stop_judge.h"
+#include "server/engine/engine.h"
+#include "server/engine/token_stream.h"
+#include "server/session/session.h"
+
+namespace gma {
+
+// One answer of a request, or the feeding of an Append. The first one feeds the prompt; the others
+// of n start as copies of its state row.
+struct Candidate {
+  int32_t index = 0;
+  uint64_t turn = 0;                         // order of acceptance, unique
+  std::unique_ptr<Session> private_session;  // of a request without a session
+  Session* session = nullptr;                // the above, or the table's; null once it ended
+  bool ended = false;                        // finished, cancelled or failed
+  bool decoding = false;                     // the prompt is in; feeds the pending token
+  int32_t decode_token = 0;                  // that token, where the decoder reads it
+  std::optional<Sampler> sampler;            // Generate only, like the judge
+  std::optional<StopJudge> judge;
+  int64_t completion_tokens = 0;
+  absl::Duration first_token_at, last_token_at;
+  int64_t steps_waited = 0;  // as RowView says
+};
+
+// Legal transitions:
+//   kWaitingForSession -> kQueued   the turn before it ended
+//   kQueued -> kRunning             its first step
+//   any -> kEnded                   finished, failed, cancelled; answered, and holds nothing
+enum class RequestState { kWaitingForSession, kQueued, kRunning, kEnded };
+
+// THREADS: engine thread only.
+struct Request {
+  bool generates() const { return stream != nullptr; }
+  bool is_private() const { return !session_id.has_value(); }
+
+  RequestState state = RequestState::kQueued;
+  std::string owner;
+  std::optional<SessionId> session_id;
+  Session* session = nullptr;  // of the table, while this is its active turn
+  InputTokens input;           // emptied when the turn begins
+  absl::Duration deadline, accepted_at, scheduled_at;
+  int32_t priority = 0;
+  bool wait_if_busy = false;
+
+  // Generate:
+  std::shared_ptr<TokenStream> stream;
+  SamplingParams sampling;
+  StopParams stop;
+  int32_t n = 1;
+  // Append:
+  EngineCallback<SessionSnapshotInfo> done;
+
+  std::vector<int32_t> feed;  // everything to feed; an Append leaves its last token pending
+  size_t next = 0;            // of `feed`: fed so far
+  size_t feed_end() const { return feed.size() - (generates() ? 0 : 1); }
+  int64_t cached_tokens = 0;  // in the state before
+  std::vector<Candidate> candidates;
+  int32_t live = 0;  // candidates that have not ended
+};
+
+}  // namespace gma
+
+#endif  // GMA_SERVER_ENGINE_REQUEST_H_

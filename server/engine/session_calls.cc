@@ -1,0 +1,89 @@
+// Calls on sessions: open, get, list, close; and their expiry.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "server/engine/engine_core.h"
+#include "server/engine/retry_hint.h"
+
+namespace gma {
+
+void EngineCore::OnMessage(OpenMessage message) {
+  absl::StatusOr<SessionSnapshotInfo> info = Open(message);
+  message.done(std::move(info));
+}
+
+absl::StatusOr<SessionSnapshotInfo> EngineCore::Open(const OpenMessage& message) {
+  Owner& owner = table_.OwnerOf(message.owner);
+  if (absl::Status status = table_.CheckQuota(owner, 1); !status.ok()) {
+    metrics_.admission_rejected[RejectReasonLabel::kQuota]->Increment();
+    return status;
+  }
+  absl::StatusOr<StateRow> row = pool_->Acquire();
+  if (!row.ok()) {
+    metrics_.admission_rejected[RejectReasonLabel::kNoRow]->Increment();
+    return RetryLater(absl::StrCat("all ", pool_->capacity(), " state rows are in use"),
+                      shared_->retry_after_ms.load());
+  }
+  const absl::Duration ttl =
+      message.ttl == absl::ZeroDuration() ? options_.default_ttl : message.ttl;
+  const Session& session = table_.Insert(owner, *std::move(row), ttl, clock_.Monotonic());
+  GMA_LOG(kInfo, "session_opened",
+          {{"session", session.id().Short()},
+           {"ttl_seconds", absl::ToInt64Seconds(ttl)},
+           {"rows_used", pool_->used()}});
+  return InfoOf(session);
+}
+
+void EngineCore::OnMessage(GetMessage message) {
+  absl::StatusOr<Session*> session = table_.Find(message.owner, message.id, clock_.Monotonic());
+  if (!session.ok()) return message.done(session.status());
+  message.done(InfoOf(**session));
+}
+
+void EngineCore::OnMessage(ListMessage message) {
+  std::vector<SessionSnapshotInfo> infos;
+  for (const Session* session : table_.List(message.owner, message.after, message.limit)) {
+    infos.push_back(InfoOf(*session));
+  }
+  message.done(std::move(infos));
+}
+
+void EngineCore::OnMessage(CloseMessage message) {
+  absl::StatusOr<Session*> session = table_.Find(message.owner, message.id, clock_.Monotonic());
+  if (!session.ok()) return message.done(session.status());
+  const SessionSnapshotInfo info = InfoOf(**session);
+  EndSession(**session, SessionEnd::kClosed, absl::CancelledError("the session was closed"));
+  GMA_LOG(kInfo, "session_closed",
+          {{"session", info.id.Short()},
+           {"context_tokens", info.context_tokens},
+           {"age_seconds", absl::ToDoubleSeconds(info.age)},
+           {"rows_used", pool_->used()}});
+  message.done(info);
+}
+
+SessionSnapshotInfo EngineCore::InfoOf(const Session& session) const {
+  const absl::Duration now = clock_.Monotonic();
+  const bool idle = session.phase() == SessionPhase::kIdle;
+  return {.id = session.id(),
+          .phase = session.phase(),
+          .context_tokens = session.context_tokens(),
+          .age = now - session.opened_at(),
+          .idle = idle ? now - session.idle_since() : absl::ZeroDuration(),
+          .ttl = session.ttl()};
+}
+
+void EngineCore::ExpireSessions(absl::Duration now) {
+  const int64_t expired = table_.Expire(now, [&](const Session& session) {
+    GMA_LOG(kInfo, "session_expired",
+            {{"session", session.id().Short()},
+             {"context_tokens", session.context_tokens()},
+             {"idle_seconds", absl::ToDoubleSeconds(now - session.idle_since())}});
+  });
+  if (expired == 0) return;
+  metrics_.session_expiries->Increment(static_cast<double>(expired));
+  ended_some_ = true;
+}
+
+}  // namespace gma

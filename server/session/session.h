@@ -1,0 +1,91 @@
+// One client's ongoing sequence: its state row, what was fed into it, and the token that is drawn
+// but not fed yet.
+//
+// A token fed into a state cannot be taken out. So the last token of a turn (the last drawn, or the
+// last of an appended input) stays *pending*: it is fed at the start of the next turn, and nothing
+// is ever fed twice. A turn that breaks off anywhere leaves the token that would have come next
+// pending, so the session goes on from exactly what was fed.
+#ifndef GMA_SERVER_SESSION_SESSION_H_
+#define GMA_SERVER_SESSION_SESSION_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "model/state/state_pool.h"
+#include "server/session/session_id.h"
+#include "server/session/session_phase.h"
+
+namespace gma {
+
+struct Owner;
+
+// Times are on Clock::Monotonic(). THREADS: engine thread only.
+class Session {
+ public:
+  // Drawn tokens remembered to see how much of a closing sequence the answer has drawn itself.
+  static constexpr size_t kAnswerTail = 16;
+
+  // `owner` outlives the session. `number` increases with the order of opening.
+  Session(Owner& owner, SessionId id, uint64_t number, StateRow row, absl::Duration ttl,
+          absl::Duration now);
+
+  const SessionId& id() const { return id_; }
+  Owner& owner() const { return owner_; }
+  uint64_t number() const { return number_; }
+  StateRow& row() { return row_; }
+  const StateRow& row() const { return row_; }
+  SessionPhase phase() const { return phase_; }
+  int64_t fed() const { return fed_; }  // tokens in the state
+  std::optional<int32_t> pending() const { return pending_; }
+  int64_t context_tokens() const { return fed_ + (pending_ ? 1 : 0); }
+  absl::Duration opened_at() const { return opened_at_; }
+  absl::Duration idle_since() const { return idle_since_; }  // while idle
+  absl::Duration ttl() const { return ttl_; }
+
+  // What a turn feeds: the pending token, what is left to close an open answer, the input. Empty
+  // when there is nothing to go on from. `close` is the model's end of an answer; those of its
+  // first tokens that the answer ends with already are left out (a chat format often has two:
+  // an end token, which an answer that was not cut draws itself, and a line break).
+  std::vector<int32_t> TokensToFeed(absl::Span<const int32_t> close,
+                                    absl::Span<const int32_t> input) const;
+
+  // A turn begins. `generates`: it is an answer, which a later chat message has to close.
+  // `new_input`: it brings input of its own and does not go on with the last answer.
+  // REQUIRES: idle.
+  void BeginTurn(bool generates, bool new_input);
+  // A step fed `count` tokens; `next` is the one that comes after them, if it is known.
+  // REQUIRES: a turn is active; count > 0.
+  void Advance(int64_t count, std::optional<int32_t> next);
+  // A turn that feeds nothing leaves `token` as the one to feed next. REQUIRES: a turn is active.
+  void SetPending(int32_t token);
+  // A token was drawn after everything was fed. REQUIRES: a turn is active; nothing is pending.
+  void Draw(int32_t token);
+  // The turn ended. REQUIRES: a turn is active.
+  void EndTurn(absl::Duration now);
+
+ private:
+  void SetPhase(SessionPhase phase);
+  // The first effect of a turn on the state decides what the next turn finds.
+  void Touch();
+
+  Owner& owner_;
+  const SessionId id_;
+  const uint64_t number_;
+  StateRow row_;
+  const absl::Duration ttl_, opened_at_;
+  absl::Duration idle_since_;
+  SessionPhase phase_ = SessionPhase::kIdle;
+  int64_t fed_ = 0;
+  std::optional<int32_t> pending_;
+  bool answer_open_ = false;          // the last turn was an answer
+  std::vector<int32_t> answer_tail_;  // its last tokens, at most kAnswerTail
+  bool turn_generates_ = false, turn_new_input_ = false;
+};
+
+}  // namespace gma
+
+#endif  // GMA_SERVER_SESSION_SESSION_H_
