@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <utility>
 
@@ -170,9 +171,10 @@ void Sampler::KeepTopK(absl::Span<const float> logits) {
   const auto k = static_cast<size_t>(params_.top_k);
   TokenLogprob last = {vocab_size_, -kInfinity};  // everything stands before it
   if (k > 0 && k < logits.size()) {
+    const float floor = TopKFloor(logits, k);
     order_.clear();
     for (size_t token = 0; token < logits.size(); ++token) {
-      order_.push_back({static_cast<int32_t>(token), logits[token]});
+      if (logits[token] >= floor) order_.push_back({static_cast<int32_t>(token), logits[token]});
     }
     auto kth = order_.begin() + static_cast<std::ptrdiff_t>(k - 1);
     std::nth_element(order_.begin(), kth, order_.end(), MoreProbable);
@@ -180,9 +182,25 @@ void Sampler::KeepTopK(absl::Span<const float> logits) {
   }
   for (size_t token = 0; token < logits.size(); ++token) {
     const TokenLogprob entry = {static_cast<int32_t>(token), logits[token]};
-    if (entry.logprob == -kInfinity || MoreProbable(last, entry)) continue;
-    candidates_.push_back({0, entry.token});
+    if (entry.logprob < last.logprob || entry.logprob == -kInfinity) continue;
+    if (!MoreProbable(last, entry)) candidates_.push_back({0, entry.token});
   }
+}
+
+// A logit that at least k tokens reach: the k-th largest among the maxima of blocks of tokens. It
+// leaves few tokens to put in order.
+float Sampler::TopKFloor(absl::Span<const float> logits, size_t k) {
+  constexpr size_t kBlock = 64;
+  if (k * kBlock > logits.size()) return -kInfinity;
+  block_maxima_.clear();
+  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
+    float best = -kInfinity;
+    for (float logit : logits.subspan(begin, kBlock)) best = std::max(best, logit);
+    block_maxima_.push_back(best);
+  }
+  auto kth = block_maxima_.begin() + static_cast<std::ptrdiff_t>(k - 1);
+  std::nth_element(block_maxima_.begin(), kth, block_maxima_.end(), std::greater<>());
+  return *kth;
 }
 
 // Locally typical sampling (Meister et al., 2022): the tokens whose surprise is nearest to the

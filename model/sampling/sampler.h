@@ -64,6 +64,7 @@ class Sampler {
   static int32_t Greedy(absl::Span<const float> logits);
   int32_t Draw(absl::Span<const float> logits, float max_logit, uint64_t position);
   void KeepTopK(absl::Span<const float> logits);
+  float TopKFloor(absl::Span<const float> logits, size_t k);
   void KeepTypical();
   void KeepTopP();
   void KeepMinP();
@@ -83,7 +84,7 @@ class Sampler {
   std::vector<Candidate> candidates_;  // in the order of their tokens
   std::vector<Ranked> ranked_;
   std::vector<TokenLogprob> order_;
-  std::vector<float> model_logits_;
+  std::vector<float> model_logits_, block_maxima_;
 };
 
 }  // namespace gma
