@@ -4,6 +4,7 @@
 #define GMA_SERVER_OPTIONS_LIMITS_H_
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
@@ -68,6 +69,9 @@ absl::Span<const Limit> AllLimits();
 // OK when min <= value <= max; NaN never is.
 // ERRORS: kInvalidArgument, "sampling.top_p is 1.5, must be in [1e-06, 1]".
 absl::Status CheckLimit(const Limit& limit, double value);
+
+// The table as Markdown, one row a limit: docs/OPERATIONS.md holds exactly these lines.
+std::string LimitsMarkdown();
 
 }  // namespace gma
 

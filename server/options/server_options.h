@@ -1,0 +1,66 @@
+// The flags of gma-server: one struct, read and checked before anything is started.
+#ifndef GMA_SERVER_OPTIONS_SERVER_OPTIONS_H_
+#define GMA_SERVER_OPTIONS_SERVER_OPTIONS_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/log.h"
+#include "server/options/api_keys.h"
+#include "server/options/listen_address.h"
+
+namespace gma {
+
+inline constexpr char kServerVersion[] = "0.1.0";
+
+// Paths and texts of a TLS certificate chain and its key, both in PEM.
+struct TlsFiles {
+  std::string cert_pem, key_pem;
+};
+
+struct ServerOptions {
+  std::string model;       // directory
+  std::string model_name;  // what clients call it; default: the last part of the directory
+  std::string device = "cpu";
+  std::string weights = "f32";
+  int32_t threads = 0;  // 0: one for each processor
+  bool compensated_state = false;
+  bool allow_nonfinite_weights = false;
+
+  ListenAddress listen{"127.0.0.1", 50051};
+  ListenAddress metrics_listen{"127.0.0.1", 9464};
+  std::string port_file;  // empty: none
+  std::optional<ApiKeys> api_keys;
+  std::optional<TlsFiles> tls;
+  bool insecure_remote = false;
+
+  int32_t max_sessions = 128;
+  int32_t max_waiting = 256;
+  int32_t max_step_tokens = 64;
+  int32_t max_batch_rows = 64;  // at most max_step_tokens
+  absl::Duration session_ttl = absl::Minutes(30);
+  absl::Duration drain_timeout = absl::Seconds(30);
+
+  LogLevel log_level = LogLevel::kInfo;
+};
+
+// A text to print instead of serving: --help, --version, --print_limits.
+struct PrintAndExit {
+  std::string text;
+};
+
+// Reads the command line and the files of keys and certificates that it names. The model is not
+// looked at and no port is opened.
+// ERRORS: kInvalidArgument (or the code of a file's error), in one line that names flag, value and
+// what is possible; also when the server would be reachable from other machines without TLS and API
+// keys, unless --insecure_remote.
+absl::StatusOr<std::variant<ServerOptions, PrintAndExit>> ParseServerOptions(
+    int argc, const char* const* argv);
+
+}  // namespace gma
+
+#endif  // GMA_SERVER_OPTIONS_SERVER_OPTIONS_H_

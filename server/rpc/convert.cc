@@ -1,0 +1,178 @@
+#include "server/rpc/convert.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "server/options/limits.h"
+
+namespace gma {
+namespace {
+
+absl::StatusOr<std::vector<int32_t>> ConvertTokens(const v1::TokenInput& tokens,
+                                                   const ServedModel& model) {
+  GMA_RETURN_IF_ERROR(CheckLimit(limits::kInputTokens, tokens.ids_size()));
+  for (int i = 0; i < tokens.ids_size(); ++i) {
+    if (tokens.ids(i) < 0 || tokens.ids(i) >= model.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat("input.tokens.ids[", i, "] is ", tokens.ids(i),
+                                                     ", must be a token id in [0, ",
+                                                     model.vocab_size, ")"));
+    }
+  }
+  return std::vector<int32_t>(tokens.ids().begin(), tokens.ids().end());
+}
+
+absl::StatusOr<ConvertedInput> ConvertChat(const v1::ChatInput& chat, const ServedModel& model) {
+  if (model.chat == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("input.chat: model \"", model.name, "\" has no chat format; use input.text"));
+  }
+  GMA_RETURN_IF_ERROR(CheckLimit(limits::kChatMessages, chat.messages_size()));
+  size_t bytes = 0;  // the message size limit keeps the sum far from overflow
+  for (const v1::ChatMessage& message : chat.messages()) {
+    GMA_RETURN_IF_ERROR(CheckLimit(limits::kChatRoleBytes, message.role().size()));
+    bytes += message.content().size();
+  }
+  GMA_RETURN_IF_ERROR(CheckLimit(limits::kChatBytes, bytes));
+  std::vector<ChatMessage> messages;
+  messages.reserve(chat.messages_size());
+  for (const v1::ChatMessage& message : chat.messages()) {
+    messages.push_back({message.role(), message.content()});
+  }
+  ConvertedInput converted;
+  GMA_ASSIGN_OR_RETURN(converted.input.tokens, model.chat->Render(messages, /*first=*/false));
+  converted.input.close_tokens = model.chat->assistant_suffix();
+  if (messages.front().role != "system") converted.opening = model.chat_opening;
+  return converted;
+}
+
+absl::StatusOr<ConvertedGenerate> ConvertAnswer(const v1::Input& input,
+                                                const v1::SamplingParams& sampling,
+                                                const v1::StopParams& stop, int32_t priority,
+                                                const ServedModel& model, uint64_t fallback_seed) {
+  ConvertedGenerate converted;
+  GenerateSpec& spec = converted.spec;
+  GMA_RETURN_IF_ERROR(CheckLimit(limits::kPriority, priority));
+  spec.priority = priority;
+  GMA_ASSIGN_OR_RETURN(spec.sampling, ConvertSampling(sampling, model, fallback_seed));
+  GMA_ASSIGN_OR_RETURN(spec.stop, ConvertStop(stop, model));
+  GMA_RETURN_IF_ERROR(CheckTogether(spec.sampling, spec.stop, model));
+  // Last, because it is the one that costs time: everything else has been accepted.
+  GMA_ASSIGN_OR_RETURN(converted.input, ConvertInput(input, model, /*required=*/false));
+  return converted;
+}
+
+}  // namespace
+
+InputTokens ConvertedInput::Take(bool fresh) && {
+  if (fresh && !opening.empty()) {
+    opening.insert(opening.end(), input.tokens.begin(), input.tokens.end());
+    input.tokens = std::move(opening);
+  }
+  return std::move(input);
+}
+
+absl::Status CheckModelName(const std::string& name, const ServedModel& model) {
+  GMA_RETURN_IF_ERROR(CheckLimit(limits::kModelBytes, name.size()));
+  if (name.empty() || name == model.name) return absl::OkStatus();
+  return absl::NotFoundError(
+      absl::StrCat("model is not served here; the server's only model is \"", model.name, "\""));
+}
+
+absl::StatusOr<SessionId> ConvertSessionId(const std::string& hex) {
+  GMA_RETURN_IF_ERROR(CheckLimit(limits::kSessionIdBytes, hex.size()));
+  absl::StatusOr<SessionId> id = SessionId::FromHex(hex);
+  if (id.ok()) return id;
+  return absl::InvalidArgumentError(
+      absl::StrCat("session_id has ", hex.size(), " bytes, must be 32 hex digits"));
+}
+
+absl::StatusOr<absl::Duration> ConvertTtl(int64_t seconds) {
+  GMA_RETURN_IF_ERROR(CheckLimit(limits::kTtlSeconds, static_cast<double>(seconds)));
+  return absl::Seconds(seconds);
+}
+
+absl::StatusOr<ConvertedInput> ConvertInput(const v1::Input& input, const ServedModel& model,
+                                            bool required) {
+  ConvertedInput converted;
+  switch (input.kind_case()) {
+    case v1::Input::kText:
+      GMA_RETURN_IF_ERROR(CheckLimit(limits::kInputBytes, input.text().size()));
+      converted.input.tokens = model.tokenizer->EncodeText(input.text());
+      return converted;
+    case v1::Input::kTokens: {
+      GMA_ASSIGN_OR_RETURN(converted.input.tokens, ConvertTokens(input.tokens(), model));
+      return converted;
+    }
+    case v1::Input::kChat:
+      return ConvertChat(input.chat(), model);
+    case v1::Input::KIND_NOT_SET:
+      break;
+  }
+  if (required) return absl::InvalidArgumentError("input is empty, must be text, tokens or chat");
+  return converted;
+}
+
+absl::StatusOr<ConvertedGenerate> ConvertGenerate(const v1::GenerateRequest& request,
+                                                  const ServedModel& model,
+                                                  uint64_t fallback_seed) {
+  GMA_RETURN_IF_ERROR(CheckModelName(request.model(), model));
+  GMA_RETURN_IF_ERROR(CheckLimit(limits::kCandidates, request.n()));
+  const bool has_session = !request.session_id().empty();
+  std::optional<SessionId> session;
+  if (has_session) {
+    GMA_ASSIGN_OR_RETURN(session, ConvertSessionId(request.session_id()));
+    if (request.n() > 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("n is ", request.n(), ", must be 1 with a session_id"));
+    }
+  } else if (request.input().kind_case() == v1::Input::KIND_NOT_SET) {
+    return absl::InvalidArgumentError(
+        "input is empty, must be text, tokens or chat without a session_id");
+  }
+  GMA_ASSIGN_OR_RETURN(ConvertedGenerate converted,
+                       ConvertAnswer(request.input(), request.sampling(), request.stop(),
+                                     request.priority(), model, fallback_seed));
+  converted.spec.session = session;
+  converted.spec.n = request.n() == 0 ? 1 : request.n();
+  converted.spec.wait_if_busy = request.wait_if_busy();
+  return converted;
+}
+
+absl::StatusOr<ConvertedGenerate> ConvertSessionGenerate(const v1::SessionGenerate& request,
+                                                         const ServedModel& model,
+                                                         uint64_t fallback_seed) {
+  return ConvertAnswer(request.input(), request.sampling(), request.stop(), request.priority(),
+                       model, fallback_seed);
+}
+
+absl::StatusOr<ConvertedAppend> ConvertAppend(const v1::AppendRequest& request,
+                                              const ServedModel& model) {
+  GMA_ASSIGN_OR_RETURN(const SessionId session, ConvertSessionId(request.session_id()));
+  GMA_ASSIGN_OR_RETURN(ConvertedInput input,
+                       ConvertInput(request.input(), model, /*required=*/true));
+  return ConvertedAppend{
+      .spec = {.owner = {}, .session = session, .input = {}, .wait_if_busy = request.wait_if_busy()},
+      .input = std::move(input)};
+}
+
+absl::StatusOr<ConvertedOpen> ConvertOpen(const v1::SessionOpen& open, const ServedModel& model) {
+  GMA_RETURN_IF_ERROR(CheckModelName(open.model(), model));
+  ConvertedOpen converted{};
+  if (!open.session_id().empty()) {
+    GMA_ASSIGN_OR_RETURN(converted.session, ConvertSessionId(open.session_id()));
+  }
+  GMA_ASSIGN_OR_RETURN(converted.ttl, ConvertTtl(open.ttl_seconds()));
+  GMA_RETURN_IF_ERROR(
+      CheckLimit(limits::kInitialCredit, static_cast<double>(open.initial_credit())));
+  converted.initial_credit = open.initial_credit() == 0 ? kDefaultCredit : open.initial_credit();
+  converted.keep = open.keep();
+  return converted;
+}
+
+absl::Status CheckDetokenize(const v1::DetokenizeRequest& request, const ServedModel& model) {
+  GMA_RETURN_IF_ERROR(CheckModelName(request.model(), model));
+  return CheckLimit(limits::kDetokenizeIds, request.ids_size());
+}
+
+}  // namespace gma

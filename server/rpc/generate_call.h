@@ -1,0 +1,46 @@
+// Generation.Generate: one request, its events, the end.
+#ifndef GMA_SERVER_RPC_GENERATE_CALL_H_
+#define GMA_SERVER_RPC_GENERATE_CALL_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "grpcpp/support/server_callback.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/events.h"
+#include "server/rpc/stream_call.h"
+
+namespace gma {
+
+// THREADS: Start is called on one of gRPC's threads, where the request is read and tokenised;
+// everything else runs on the dispatcher's.
+class GenerateCall final : public ReactorCall<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
+ public:
+  // The reactor deletes itself when gRPC is done with it.
+  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(RpcEnvironment& env,
+                                                           grpc::CallbackServerContext* context,
+                                                           const grpc::ByteBuffer& bytes);
+
+ private:
+  using ReactorCall::ReactorCall;
+
+  absl::Status Read(const grpc::ByteBuffer& bytes);
+  // Asks the engine whether the session is fresh, when the request's tokens depend on it.
+  void Begin();
+  void Submit(bool fresh);
+
+  void Refill() final;
+  void Abandon() final;
+  void SendHeartbeat() final;
+
+  ConvertedGenerate request_;
+  AnswerLabels labels_;
+  std::shared_ptr<TokenStream> stream_;  // null: not submitted yet, or let go
+  std::vector<StreamEvent> events_;      // scratch
+  uint64_t sequence_ = 1;
+};
+
+}  // namespace gma
+
+#endif  // GMA_SERVER_RPC_GENERATE_CALL_H_

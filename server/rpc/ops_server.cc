@@ -1,0 +1,92 @@
+#include "server/rpc/ops_server.h"
+
+#include <atomic>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "CivetServer.h"
+#include "absl/strings/str_cat.h"
+#include "prometheus/registry.h"
+#include "prometheus/text_serializer.h"
+
+namespace gma {
+namespace {
+
+void Reply(mg_connection* connection, const char* status, const char* type,
+           const std::string& body) {
+  const std::string head =
+      absl::StrCat("HTTP/1.1 ", status, "\r\nContent-Type: ", type,
+                   "\r\nContent-Length: ", body.size(), "\r\nCache-Control: no-store\r\n\r\n");
+  mg_write(connection, head.data(), head.size());
+  mg_write(connection, body.data(), body.size());
+}
+
+class MetricsHandler final : public CivetHandler {
+ public:
+  explicit MetricsHandler(prometheus::Registry& registry) : registry_(registry) {}
+  bool handleGet(CivetServer*, mg_connection* connection) override {
+    Reply(connection, "200 OK", "text/plain; version=0.0.4; charset=utf-8",
+          prometheus::TextSerializer().Serialize(registry_.Collect()));
+    return true;
+  }
+
+ private:
+  prometheus::Registry& registry_;
+};
+
+class LiveHandler final : public CivetHandler {
+ public:
+  bool handleGet(CivetServer*, mg_connection* connection) override {
+    Reply(connection, "200 OK", "text/plain", "live\n");
+    return true;
+  }
+};
+
+class ReadyHandler final : public CivetHandler {
+ public:
+  std::atomic<bool> ready{false};
+  bool handleGet(CivetServer*, mg_connection* connection) override {
+    const bool now = ready.load();
+    Reply(connection, now ? "200 OK" : "503 Service Unavailable", "text/plain",
+          now ? "ready\n" : "not ready\n");
+    return true;
+  }
+};
+
+class OpsServerImpl final : public OpsServer {
+ public:
+  OpsServerImpl(const ListenAddress& listen, Metrics& metrics)
+      : metrics_(*metrics.registry),
+        server_(std::vector<std::string>{"listening_ports", listen.ToString(), "num_threads", "2",
+                                         "enable_directory_listing", "no", "request_timeout_ms",
+                                         "10000"}) {
+    server_.addHandler("/metrics", metrics_);
+    server_.addHandler("/healthz", live_);
+    server_.addHandler("/readyz", ready_);
+  }
+
+  int port() const override { return server_.getListeningPorts().front(); }
+  void SetReady(bool ready) override { ready_.ready.store(ready); }
+
+ private:
+  MetricsHandler metrics_;
+  LiveHandler live_;
+  ReadyHandler ready_;
+  mutable CivetServer server_;  // its getters are not const; the last to be made, the first to go
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<OpsServer>> OpsServer::Start(const ListenAddress& listen,
+                                                            Metrics& metrics) {
+  // A library that reports a port in use by an exception.
+  try {
+    return std::unique_ptr<OpsServer>(std::make_unique<OpsServerImpl>(listen, metrics));
+  } catch (const CivetException&) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot listen on ", listen.ToString(), " for metrics"));
+  }
+}
+
+}  // namespace gma

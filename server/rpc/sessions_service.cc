@@ -1,0 +1,196 @@
+// Sessions (server/rpc/services.h).
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/status_macros.h"
+#include "server/options/limits.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/services.h"
+#include "server/rpc/unimplemented.h"
+
+namespace gma {
+namespace {
+
+constexpr int32_t kDefaultPage = 100;
+
+v1::SessionState ToProto(SessionPhase phase) {
+  switch (phase) {
+    case SessionPhase::kIdle:
+      return v1::SESSION_STATE_IDLE;
+    case SessionPhase::kQueued:
+      return v1::SESSION_STATE_QUEUED;
+    case SessionPhase::kPrefilling:
+      return v1::SESSION_STATE_PREFILLING;
+    case SessionPhase::kDecoding:
+      return v1::SESSION_STATE_DECODING;
+  }
+  return v1::SESSION_STATE_UNSPECIFIED;
+}
+
+void FillInfo(const SessionSnapshotInfo& from, const ServedModel& model, v1::SessionInfo& to) {
+  to.set_session_id(from.id.Hex());
+  to.set_model(model.name);
+  to.set_state(ToProto(from.phase));
+  to.set_context_tokens(from.context_tokens);
+  to.set_state_bytes(model.state_bytes);
+  to.set_age_seconds(absl::ToInt64Seconds(from.age));
+  to.set_idle_seconds(absl::ToInt64Seconds(from.idle));
+  to.set_ttl_seconds(absl::ToInt64Seconds(from.ttl));
+}
+
+// Answers with `fill` of the engine's answer, on the dispatcher's thread.
+template <typename T, typename Fill>
+EngineCallback<T> Answer(UnaryReply reply, RpcEnvironment& env, Fill fill) {
+  return [reply = std::move(reply), &env, fill](absl::StatusOr<T> result) mutable {
+    env.dispatcher.Post([reply = std::move(reply), fill, result = std::move(result)]() mutable {
+      if (result.ok()) fill(*result);
+      std::move(reply).Finish(result.status());
+    });
+  };
+}
+
+EngineCallback<SessionSnapshotInfo> AnswerInfo(UnaryReply reply, RpcEnvironment& env,
+                                               v1::SessionInfo* response) {
+  return Answer<SessionSnapshotInfo>(std::move(reply), env,
+                                     [&env, response](const SessionSnapshotInfo& info) {
+                                       FillInfo(info, env.model, *response);
+                                     });
+}
+
+// Fills a page of `size` from up to `size` + 1 sessions: the one too many says that there is more.
+void FillPage(std::vector<SessionSnapshotInfo>& sessions, size_t size, const ServedModel& model,
+              v1::ListSessionsResponse& response) {
+  const bool more = sessions.size() > size;
+  if (more) sessions.resize(size, sessions.front());
+  for (const SessionSnapshotInfo& info : sessions) FillInfo(info, model, *response.add_sessions());
+  if (more) response.set_next_page_token(sessions.back().id.Hex());
+}
+
+void SubmitAppend(ConvertedAppend append, bool fresh, UnaryReply reply, RpcEnvironment& env,
+                  v1::SessionInfo* response) {
+  append.spec.input = std::move(append.input).Take(fresh);
+  env.engine.Append(std::move(append.spec), AnswerInfo(std::move(reply), env, response));
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* SessionsService::Open(Context* context,
+                                                const v1::OpenSessionRequest* request,
+                                                v1::SessionInfo* response) {
+  return ServeUnary(context, env_, [&](UnaryReply& reply) -> absl::Status {
+    GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context, env_));
+    GMA_RETURN_IF_ERROR(CheckModelName(request->model(), env_.model));
+    GMA_ASSIGN_OR_RETURN(const absl::Duration ttl, ConvertTtl(request->ttl_seconds()));
+    env_.engine.Open(std::move(owner), ttl, AnswerInfo(std::move(reply), env_, response));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* SessionsService::Get(Context* context,
+                                               const v1::GetSessionRequest* request,
+                                               v1::SessionInfo* response) {
+  return ServeUnary(context, env_, [&](UnaryReply& reply) -> absl::Status {
+    GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context, env_));
+    GMA_ASSIGN_OR_RETURN(const SessionId id, ConvertSessionId(request->session_id()));
+    env_.engine.Get(std::move(owner), id, AnswerInfo(std::move(reply), env_, response));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* SessionsService::List(Context* context,
+                                                const v1::ListSessionsRequest* request,
+                                                v1::ListSessionsResponse* response) {
+  return ServeUnary(context, env_, [&](UnaryReply& reply) -> absl::Status {
+    GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context, env_));
+    GMA_RETURN_IF_ERROR(CheckLimit(limits::kPageSize, request->page_size()));
+    const int32_t size = request->page_size() == 0 ? kDefaultPage : request->page_size();
+    std::optional<SessionId> after;
+    if (!request->page_token().empty()) {
+      absl::StatusOr<SessionId> token = SessionId::FromHex(request->page_token());
+      if (!token.ok()) {
+        return absl::InvalidArgumentError(
+            "page_token must be the next_page_token of the page before, or empty");
+      }
+      after = *token;
+    }
+    auto fill = [this, size, response](std::vector<SessionSnapshotInfo>& sessions) {
+      FillPage(sessions, size, env_.model, *response);
+    };
+    env_.engine.List(
+        std::move(owner), after, size + 1,
+        Answer<std::vector<SessionSnapshotInfo>>(std::move(reply), env_, std::move(fill)));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* SessionsService::Append(Context* context,
+                                                  const v1::AppendRequest* request,
+                                                  v1::SessionInfo* response) {
+  return ServeUnary(context, env_, [&](UnaryReply& reply) -> absl::Status {
+    GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context, env_));
+    GMA_ASSIGN_OR_RETURN(ConvertedAppend append, ConvertAppend(*request, env_.model));
+    append.spec.owner = owner;
+    append.spec.deadline = DeadlineOf(*context, env_.clock);
+    if (append.input.opening.empty()) {
+      SubmitAppend(std::move(append), /*fresh=*/false, std::move(reply), env_, response);
+      return absl::OkStatus();
+    }
+    // Whether the chat's opening comes first depends on what the session has seen.
+    const SessionId id = append.spec.session;
+    env_.engine.Get(
+        std::move(owner), id,
+        [this, append = std::move(append), reply = std::move(reply),
+         response](const absl::StatusOr<SessionSnapshotInfo>& info) mutable {
+          const bool fresh =
+              info.ok() && info->context_tokens == 0 && info->phase == SessionPhase::kIdle;
+          env_.dispatcher.Post([this, append = std::move(append), reply = std::move(reply),
+                                response, fresh]() mutable {
+            SubmitAppend(std::move(append), fresh, std::move(reply), env_, response);
+          });
+        });
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* SessionsService::Close(Context* context,
+                                                 const v1::CloseSessionRequest* request,
+                                                 v1::CloseSessionResponse* response) {
+  return ServeUnary(context, env_, [&](UnaryReply& reply) -> absl::Status {
+    GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context, env_));
+    GMA_ASSIGN_OR_RETURN(const SessionId id, ConvertSessionId(request->session_id()));
+    auto fill = [response](const SessionSnapshotInfo& info) {
+      response->set_context_tokens(info.context_tokens);
+    };
+    env_.engine.Close(std::move(owner), id,
+                      Answer<SessionSnapshotInfo>(std::move(reply), env_, fill));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* SessionsService::Fork(Context* context, const v1::ForkRequest*,
+                                                v1::SessionInfo*) {
+  return UnimplementedUnary(context, "Sessions.Fork");
+}
+
+grpc::ServerUnaryReactor* SessionsService::Checkpoint(Context* context,
+                                                      const v1::CheckpointRequest*,
+                                                      v1::CheckpointInfo*) {
+  return UnimplementedUnary(context, "Sessions.Checkpoint");
+}
+
+grpc::ServerUnaryReactor* SessionsService::Rewind(Context* context, const v1::RewindRequest*,
+                                                  v1::SessionInfo*) {
+  return UnimplementedUnary(context, "Sessions.Rewind");
+}
+
+grpc::ServerWriteReactor<v1::StateChunk>* SessionsService::Export(Context*,
+                                                                  const v1::ExportRequest*) {
+  return new UnimplementedStream<grpc::ServerWriteReactor<v1::StateChunk>>("Sessions.Export");
+}
+
+grpc::ServerReadReactor<v1::StateChunk>* SessionsService::Import(Context*, v1::SessionInfo*) {
+  return new UnimplementedStream<grpc::ServerReadReactor<v1::StateChunk>>("Sessions.Import");
+}
+
+}  // namespace gma

@@ -1,0 +1,189 @@
+#include "server/serve.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "server/engine/engine.h"
+#include "server/loaded_model.h"
+#include "server/metrics/metrics.h"
+#include "server/process_signals.h"
+#include "server/rpc/ops_server.h"
+#include "server/rpc/rpc_server.h"
+
+namespace gma {
+namespace {
+
+// What gRPC may take to end its calls; a frozen client would make it minutes.
+constexpr absl::Duration kRpcGrace = absl::Seconds(1);
+constexpr absl::Duration kWatchdogMargin = absl::Seconds(15);
+
+// What runs. Made and stopped on the main thread.
+struct Parts {
+  RealClock clock;
+  LoadedModel model;
+  absl::Duration load_time;
+  std::unique_ptr<Metrics> metrics;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<OpsServer> ops;
+  std::unique_ptr<RpcServer> rpc;
+};
+
+absl::Status ProbePorts(const ServerOptions& options) {
+  GMA_RETURN_IF_ERROR(ProbePort(options.listen));
+  GMA_RETURN_IF_ERROR(ProbePort(options.metrics_listen));
+  if (options.listen.port == 0 || options.listen.port != options.metrics_listen.port) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("--listen and --metrics_listen both name port ",
+                                                 options.listen.port));
+}
+
+TokenTextFunction TokenText(const Tokenizer& tokenizer) {
+  return [&tokenizer](int32_t token) -> std::string_view {
+    // The model may have more rows than the tokenizer has names.
+    if (token >= tokenizer.vocab_size() || tokenizer.IsSpecial(token)) return {};
+    return tokenizer.TokenBytes(token);
+  };
+}
+
+absl::Status StartEngine(const ServerOptions& options, Parts& parts) {
+  const ServedModel& served = parts.model.served;
+  parts.metrics = Metrics::Create({.model_name = served.name,
+                                   .version = served.version,
+                                   .fingerprint = served.fingerprint,
+                                   .device = served.device,
+                                   .weights = served.weights});
+  parts.metrics->model_load_seconds->Set(absl::ToDoubleSeconds(parts.load_time));
+  parts.metrics->model_weights_bytes->Set(static_cast<double>(parts.model.weights_bytes()));
+  const EngineOptions engine_options{.max_sessions = options.max_sessions,
+                                     .max_waiting = options.max_waiting,
+                                     .max_sessions_per_owner = options.max_sessions,
+                                     .max_batch_rows = options.max_batch_rows,
+                                     .max_step_tokens = options.max_step_tokens,
+                                     .default_ttl = options.session_ttl,
+                                     .end_tokens = served.end_tokens};
+  GMA_ASSIGN_OR_RETURN(parts.engine,
+                       Engine::Create(engine_options, *parts.model.decoder,
+                                      TokenText(*parts.model.tokenizer), parts.clock,
+                                      *parts.metrics));
+  parts.engine->Start();
+  return absl::OkStatus();
+}
+
+absl::Status StartPorts(const ServerOptions& options, Parts& parts) {
+  GMA_ASSIGN_OR_RETURN(parts.ops, OpsServer::Start(options.metrics_listen, *parts.metrics));
+  const ApiKeys* keys = options.api_keys.has_value() ? &*options.api_keys : nullptr;
+  GMA_ASSIGN_OR_RETURN(
+      parts.rpc,
+      RpcServer::Start({.listen = options.listen, .tls = options.tls, .api_keys = keys},
+                       *parts.engine, parts.model.served, parts.clock, *parts.metrics));
+  return absl::OkStatus();
+}
+
+// Written beside and renamed, so that a reader never sees half of it.
+absl::Status WritePortFile(const std::string& path, const Parts& parts) {
+  if (path.empty()) return absl::OkStatus();
+  const std::string draft = absl::StrCat(path, ".", getpid());
+  std::ofstream file(draft);
+  file << "{\"grpc\": " << parts.rpc->port() << ", \"metrics\": " << parts.ops->port() << "}\n";
+  file.close();
+  if (file.good() && std::rename(draft.c_str(), path.c_str()) == 0) return absl::OkStatus();
+  std::remove(draft.c_str());
+  return absl::FailedPreconditionError(absl::StrCat("--port_file: cannot write ", path));
+}
+
+void LogServing(const ServerOptions& options, const Parts& parts) {
+  const ServedModel& served = parts.model.served;
+  GMA_LOG(kInfo, "serving",
+          {{"model", served.name},
+           {"fingerprint", served.fingerprint},
+           {"listen", ListenAddress{options.listen.host, static_cast<uint16_t>(parts.rpc->port())}
+                          .ToString()},
+           {"metrics_listen",
+            ListenAddress{options.metrics_listen.host, static_cast<uint16_t>(parts.ops->port())}
+                .ToString()},
+           {"grpc_port", parts.rpc->port()},
+           {"metrics_port", parts.ops->port()},
+           {"tls", options.tls.has_value()},
+           {"api_keys", options.api_keys.has_value()},
+           {"session_capacity", parts.engine->GetStatus().rows_total},
+           {"state_bytes", served.state_bytes},
+           {"max_batch_rows", served.max_batch_rows},
+           {"max_step_tokens", served.max_step_tokens},
+           {"load_seconds", absl::ToDoubleSeconds(parts.load_time)},
+           {"version", served.version}});
+}
+
+// Returns whether everything that ran has ended. The engine tells when asked, so this asks often
+// enough that nobody notices.
+bool WaitUntilDrained(const ServerOptions& options, const Parts& parts) {
+  const absl::Duration end = parts.clock.Monotonic() + options.drain_timeout;
+  while (!parts.engine->Drained()) {
+    if (parts.clock.Monotonic() >= end) return false;
+    if (WaitForStopSignal(absl::Milliseconds(20))) return false;
+  }
+  return true;
+}
+
+[[noreturn]] void DrainAndExit(const ServerOptions& options, Parts& parts) {
+  StartExitWatchdog(options.drain_timeout + kWatchdogMargin);
+  const EngineStatus status = parts.engine->GetStatus();
+  GMA_LOG(kInfo, "draining",
+          {{"running", status.requests_running}, {"waiting", status.requests_waiting}});
+  parts.rpc->SetNotServing();
+  parts.ops->SetReady(false);
+  parts.engine->BeginDrain();
+  const bool drained = WaitUntilDrained(options, parts);
+  parts.engine->Shutdown();
+  // gRPC's Shutdown waits for frozen clients beyond any deadline, so nobody waits for it: the
+  // process ends while it may still be at it.
+  absl::Notification closed;
+  std::thread([&] {
+    parts.rpc->Shutdown(kRpcGrace);
+    closed.Notify();
+  }).detach();
+  closed.WaitForNotificationWithTimeout(kRpcGrace + absl::Seconds(1));
+  GMA_LOG(kInfo, "stopped", {{"drained", drained}});
+  if (!options.port_file.empty()) std::remove(options.port_file.c_str());
+  _exit(0);
+}
+
+}  // namespace
+
+absl::Status Serve(const ServerOptions& options) {
+  SetLogLevel(options.log_level);
+  GMA_RETURN_IF_ERROR(ProbePorts(options));
+  const RealClock clock;
+  const absl::Duration start = clock.Monotonic();
+  GMA_ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options));
+  Parts parts{.clock = {},
+              .model = std::move(model),
+              .load_time = clock.Monotonic() - start,
+              .metrics = nullptr,
+              .engine = nullptr,
+              .ops = nullptr,
+              .rpc = nullptr};
+  GMA_RETURN_IF_ERROR(StartEngine(options, parts));
+  absl::Cleanup stop_engine = [&parts] { parts.engine->Shutdown(); };
+  GMA_RETURN_IF_ERROR(StartPorts(options, parts));
+  GMA_RETURN_IF_ERROR(WritePortFile(options.port_file, parts));
+  CatchStopSignals();
+  parts.ops->SetReady(true);
+  LogServing(options, parts);
+  WaitForStopSignal(absl::InfiniteDuration());
+  DrainAndExit(options, parts);
+}
+
+}  // namespace gma
