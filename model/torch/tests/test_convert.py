@@ -246,6 +246,8 @@ def test_apply_is_idempotent_and_repairs(
     assert not apply_delta(*args)
     assert (out / "model.safetensors").stat().st_mtime_ns == before
     (out / "config.json").write_text("{}")
+    assert main(["apply", "--check", "--delta", str(delta), "--out", str(out)]) == 1
+    assert (out / "config.json").read_text() == "{}"
     assert apply_delta(*args)
     assert json.loads((out / "config.json").read_text())["model_type"] == "gma"
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".model")) == []

