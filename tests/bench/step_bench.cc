@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <memory>
 #include <random>
 #include <string>
@@ -63,19 +64,23 @@ absl::Status Measure(const char* name, CompiledDecoder& decoder, StatePool& pool
   using Clock = std::chrono::steady_clock;
   std::vector<double> times;
   double total = 0;
+  std::clock_t processor = 0;  // of all threads: tells a slow decoder from a busy machine
   for (int32_t step = 0; step < 5 || total < seconds; ++step) {
     const Clock::time_point start = Clock::now();
+    const std::clock_t processor_start = std::clock();
     GMA_RETURN_IF_ERROR(decoder.Step({batch}, pool, absl::MakeSpan(logits)));
     const double time = std::chrono::duration<double>(Clock::now() - start).count();
     if (step < 2) continue;
     times.push_back(time);
     total += time;
+    processor += std::clock() - processor_start;
   }
   std::sort(times.begin(), times.end());
   const double tokens_per_step = static_cast<double>(rows) * tokens_each;
-  std::printf("%-12s %4d %8.1f %8.1f %10.2f\n", name, rows,
-              tokens_per_step / times[times.size() / 2], tokens_per_step * times.size() / total,
-              1e3 * times[times.size() / 2]);
+  const double median = times[times.size() / 2];
+  std::printf("%-12s %4d %8.1f %8.1f %10.2f %10.2f\n", name, rows, tokens_per_step / median,
+              tokens_per_step * times.size() / total, 1e3 * median,
+              1e3 * processor / CLOCKS_PER_SEC / times.size());
   std::fflush(stdout);
   return absl::OkStatus();
 }
@@ -89,7 +94,7 @@ absl::Status Run(const Flags& flags) {
   std::printf("model %.12s, %lld parameters, weights %s, threads %d (0: all)\n",
               model.fingerprint().c_str(), static_cast<long long>(model.parameter_count()),
               flags.decoder.weights.c_str(), flags.decoder.threads);
-  std::printf("%-12s %4s %8s %8s %10s\n", "", "rows", "tok/s", "mean", "ms/step");
+  std::printf("%-12s %4s %8s %8s %10s %10s\n", "", "rows", "tok/s", "mean", "ms/step", "cpu ms");
   for (const int32_t rows : {1, 8, 32, 64}) {
     GMA_RETURN_IF_ERROR(Measure("decode", *decoder, *pool, rows, 1, flags.seconds));
   }
