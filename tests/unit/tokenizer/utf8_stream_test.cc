@@ -52,7 +52,9 @@ TEST(Utf8StreamTest, BytesThatCannotBecomeACharacterAreReplaced) {
   };
   for (const auto& [bytes, text] : cases) {
     Utf8Stream stream;
-    EXPECT_EQ(stream.Push(bytes) + stream.Flush(), text);
+    std::string out = stream.Push(bytes);
+    out += stream.Flush();
+    EXPECT_EQ(out, text);
   }
 }
 
@@ -86,7 +88,8 @@ TEST(Utf8StreamTest, AnyBytesGiveTheSameTextUnderAnyCut) {
     std::string bytes(random() % 12, '\0');
     for (char& c : bytes) c = static_cast<char>(random() % 3 == 0 ? 'a' : 0x80 | random());
     Utf8Stream whole;
-    const std::string expected = whole.Push(bytes) + whole.Flush();
+    std::string expected = whole.Push(bytes);
+    expected += whole.Flush();
     ASSERT_TRUE(IsUtf8(expected));
     ASSERT_EQ(PushInPieces(bytes, random), expected);
   }
