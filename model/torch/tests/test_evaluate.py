@@ -13,9 +13,11 @@ from tokenizers import Tokenizer
 
 from gma_torch.checkpoint import save_model
 from gma_torch.config import PRESETS, GmaConfig
+from gma_torch.convert.data import ChatEncoder
 from gma_torch.decoder import GmaDecoder
 from gma_torch.evaluate.chat import Chat
 from gma_torch.evaluate.cli import main
+from gma_torch.evaluate.recall import _prompts
 from gma_torch.evaluate.report import evaluate, table
 from gma_torch.evaluate.scoring import (
     cache_bytes_per_token,
@@ -180,3 +182,16 @@ def test_a_conversation_through_its_state_equals_reading_it_whole(folder: Path) 
         assert chat.tokenizer.decode(out) == answer
         fed += out
     assert chat.state.position == len(fed)
+
+
+def test_recall_prompts_hold_the_word_once_told_and_then_asked_for(folder: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    record = {"instruction": "the dog", "context": "", "response": "a cat"}
+    prompts = _prompts(ChatEncoder(tokenizer), [record] * 5, 24, 300)
+    assert len({word for _, word in prompts}) == 12 + 6
+    for ids, word in prompts:
+        text = tokenizer.decode(ids, skip_special_tokens=False)
+        assert len(ids) >= 300
+        assert word in text.split("<|im_end|>")[1]
+        assert word not in "".join(text.split("<|im_end|>")[3:])
+        assert text.endswith("<|im_start|>assistant\n")
