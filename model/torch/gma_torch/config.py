@@ -162,11 +162,15 @@ class GmaConfig:
     @classmethod
     def from_directory(cls, path: str | Path) -> GmaConfig:
         """Reads `config.json` of a model directory."""
-        file = Path(path) / "config.json"
+        return cls.from_file(Path(path) / "config.json")
+
+    @classmethod
+    def from_file(cls, file: str | Path) -> GmaConfig:
+        """Reads a `config.json`; ConfigError names the file and what is wrong with it."""
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{file}: no such file") from None
+            data = json.loads(Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{file}: {error.strerror}") from None
         except ValueError as error:
             raise ConfigError(f"{file}: not JSON: {error}") from None
         try:

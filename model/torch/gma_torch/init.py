@@ -28,8 +28,8 @@ def new_model(config: GmaConfig, seed: int) -> GmaDecoder:
             if isinstance(module, nn.Linear | nn.Embedding):
                 out = name.endswith(("o_proj", "down_proj"))
                 module.weight.normal_(0.0, residual_std if out else _STD, generator=generator)
-            if isinstance(module, GmaMixer):
-                _init_mixer(module, config.hidden_size, generator)
+        for layer in model.model.layers:
+            _init_mixer(layer.mixer, config.hidden_size, generator)
     return model
 
 

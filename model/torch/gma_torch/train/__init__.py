@@ -1,0 +1,1 @@
+"""Training from text files: `gma-train`."""
