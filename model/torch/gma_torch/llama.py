@@ -109,6 +109,41 @@ def window_attention(window: int, sinks: int, block: int = 256) -> Attend:
     return attend
 
 
+class CachedAttention:
+    """Softmax attention that keeps keys and values from call to call: for decoding.
+
+    Args:
+        window: newest tokens that are seen, None for all; sinks: first tokens that are seen too.
+    """
+
+    def __init__(self, window: int | None = None, sinks: int = 0) -> None:
+        self._window, self._sinks = window, sinks
+        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def tokens(self) -> int:
+        """Tokens fed so far: the position of the next one."""
+        return self._cache[0][0].shape[2] if self._cache else 0
+
+    def __call__(self, layer: int, heads: Heads) -> Tensor:
+        """As `Attend`, for the tokens after those of the calls before."""
+        k, value = heads.k_rot.transpose(1, 2), heads.value.transpose(1, 2)
+        if layer in self._cache:
+            old_k, old_value = self._cache[layer]
+            k, value = torch.cat([old_k, k], 2), torch.cat([old_value, value], 2)
+        self._cache[layer] = (k, value)
+        total, fed = k.shape[2], heads.q_rot.shape[1]
+        row = torch.arange(total - fed, total).unsqueeze(1)
+        col = torch.arange(total)
+        mask = col <= row
+        if self._window is not None:
+            mask = mask & ((col > row - self._window) | (col < self._sinks))
+        out = F.scaled_dot_product_attention(
+            heads.q_rot.transpose(1, 2), k, value, attn_mask=mask, enable_gqa=True
+        )
+        return out.transpose(1, 2)
+
+
 class Llama:
     """The trunk, with weights under their Hugging Face names, and a forward pass.
 

@@ -22,7 +22,7 @@ from gma_torch.convert.data import ChatEncoder, Message
 from gma_torch.convert.mixer import TransferMixer
 from gma_torch.convert.transfer import Recipe, Stage, Transfer
 from gma_torch.gguf_base import GgufBase
-from gma_torch.llama import Heads, Llama, full_attention, window_attention
+from gma_torch.llama import CachedAttention, Heads, Llama, full_attention, window_attention
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LAYERS, HEADS, GROUPS, WIDTH, HIDDEN, FF = 2, 4, 2, 8, 32, 48
@@ -162,6 +162,18 @@ def test_window_attention_is_full_attention_with_a_mask() -> None:
         logits = q[:, t].unsqueeze(2) @ few[0].transpose(-1, -2) / WIDTH**0.5
         want = (torch.softmax(logits, -1) @ few[1]).squeeze(2)
         torch.testing.assert_close(narrow[:, t], want)
+
+
+@pytest.mark.parametrize(("window", "sinks"), [(None, 0), (6, 2)])
+def test_cached_attention_equals_one_call(gguf_file: Path, window: int | None, sinks: int) -> None:
+    base = GgufBase(gguf_file)
+    model = Llama(base.config(), base.weights())
+    tokens = torch.tensor([_Text().sequence(7, 25)])
+    whole = full_attention if window is None else window_attention(window, sinks)
+    cached = CachedAttention(window, sinks)
+    parts = [tokens[:, :9], tokens[:, 9:10], tokens[:, 10:]]
+    got = torch.cat([model.hidden(part, cached, cached.tokens) for part in parts], 1)
+    torch.testing.assert_close(got, model.hidden(tokens, whole), rtol=1e-4, atol=1e-4)
 
 
 def test_transfer_lowers_the_loss_of_every_layer(gguf_file: Path) -> None:

@@ -3,7 +3,7 @@
 `python -m gma_torch.evaluate.recall MODEL_DIR --chat FILE`: the turns between are questions and
 answers of a held-out chat file (the form of Dolly). Greedy; an answer counts if it holds the word.
 Beside the GMA model the softmax transformer it was made from, with full attention and with the
-window of equal bytes, both decoded without a cache (slow, and for so few tokens good enough).
+window of equal bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gma_torch.convert.data import ChatEncoder, Message, dolly_turn, read_jsonl
 from gma_torch.decoder import GmaDecoder
 from gma_torch.evaluate.scoring import SINKS, equal_bytes_window, teacher_of
 from gma_torch.gguf_base import DEFAULT_SYSTEM
-from gma_torch.llama import Attend, Llama, full_attention, window_attention
+from gma_torch.llama import CachedAttention, Llama
 from gma_torch.tokenizer import load_tokenizer
 
 _NAMES = ("Martin", "Clara", "Oliver", "Sofia", "Daniel", "Emma", "Henry", "Alice", "Peter",
@@ -66,14 +66,16 @@ def _answer_gma(model: GmaDecoder, ids: list[int], end: int) -> list[int]:
 
 
 @torch.no_grad()
-def _answer_softmax(model: Llama, attend: Attend, ids: list[int], end: int) -> list[int]:
+def _answer_softmax(model: Llama, attend: CachedAttention, ids: list[int], end: int) -> list[int]:
     out: list[int] = []
+    fed = ids
     while len(out) < _ANSWER_TOKENS:
-        hidden = model.hidden(torch.tensor([ids + out]), attend)[:, -1]
+        hidden = model.hidden(torch.tensor([fed]), attend, attend.tokens)[:, -1]
         token = int(model.logits(hidden).argmax())
         if token == end:
             break
         out.append(token)
+        fed = [token]
     return out
 
 
@@ -97,9 +99,10 @@ def main() -> int:
     models = {"GMA": lambda ids: _answer_gma(gma, ids, end)}
     if args.baselines:
         teacher, width = teacher_of(args.model), equal_bytes_window(config)
-        window = window_attention(width, SINKS)
-        models["full attention"] = lambda ids: _answer_softmax(teacher, full_attention, ids, end)
-        models[f"window {width} + {SINKS}"] = lambda ids: _answer_softmax(teacher, window, ids, end)
+        models["full attention"] = lambda ids: _answer_softmax(teacher, CachedAttention(), ids, end)
+        models[f"window {width} + {SINKS} sinks"] = lambda ids: _answer_softmax(
+            teacher, CachedAttention(width, SINKS), ids, end
+        )
     lengths = [len(ids) for ids, _ in prompts]
     print(f"{len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens")
     for name, answer in models.items():
