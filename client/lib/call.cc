@@ -14,82 +14,19 @@ namespace {
 // Keeps itself alive until OnDone.
 class Reactor final : public grpc::ClientReadReactor<v1::GenerateResponse>, public GenerateCall {
  public:
-  Reactor(v1::GenerateRequest request, GenerateHandler handler)
-      : request_(std::move(request)),
-        handler_(std::move(handler)),
-        unfinished_(std::max(request_.n(), 1)) {}
-
+  Reactor(v1::GenerateRequest request, GenerateHandler handler);
   void Start(v1::Generation::Stub& stub, const std::string& authorization, absl::Duration timeout,
-             std::shared_ptr<Reactor> self) {
-    self_ = std::move(self);
-    if (!authorization.empty()) context_.AddMetadata("authorization", authorization);
-    if (timeout != absl::InfiniteDuration()) {
-      context_.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
-    }
-    stub.async()->Generate(&context_, &request_, this);
-    StartRead(&event_);
-    StartCall();
-  }
+             std::shared_ptr<Reactor> self);
 
-  void OnReadDone(bool ok) override {
-    if (!ok) return;  // OnDone follows
-    int64_t numbers = 1;
-    if (event_.has_tokens()) numbers = event_.tokens().tokens_size();
-    if (event_.has_finished()) --unfinished_;
-    if (broken_.ok()) {
-      broken_ = sequence_.Accept(event_.sequence(), numbers);
-      if (!broken_.ok()) context_.TryCancel();
-    }
-    if (!broken_.ok() || handler_.on_event(event_) || !Pause()) StartRead(&event_);
-  }
-
-  void OnDone(const grpc::Status& grpc_status) override {
-    absl::Status status = broken_;
-    if (status.ok()) status = StatusOfCall(grpc_status, context_);
-    if (status.ok() && unfinished_ > 0) {
-      status = absl::UnavailableError("the stream ended before the answer did");
-    }
-    const std::shared_ptr<Reactor> self = std::move(self_);
-    handler_.on_done(std::move(status));
-  }
-
-  void Cancel() override {
-    context_.TryCancel();
-    {
-      absl::MutexLock lock(&mutex_);
-      cancelled_ = true;
-      if (!paused_) return;
-      paused_ = false;
-    }
-    ReadOn();
-  }
-
-  void Resume() override {
-    {
-      absl::MutexLock lock(&mutex_);
-      if (!paused_) {
-        resumed_ = true;
-        return;
-      }
-      paused_ = false;
-    }
-    ReadOn();
-  }
+  void Cancel() override ABSL_LOCKS_EXCLUDED(mutex_);
+  void Resume() override ABSL_LOCKS_EXCLUDED(mutex_);
+  void OnReadDone(bool ok) override;
+  void OnDone(const grpc::Status& grpc_status) override;
 
  private:
   // False: Resume or Cancel came first, so there is nothing to wait for.
-  bool Pause() {
-    absl::MutexLock lock(&mutex_);
-    if (cancelled_ || std::exchange(resumed_, false)) return false;
-    // With no read in flight the call could end, and this reactor with it, before Resume.
-    AddHold();
-    paused_ = true;
-    return true;
-  }
-  void ReadOn() {
-    StartRead(&event_);
-    RemoveHold();
-  }
+  bool Pause() ABSL_LOCKS_EXCLUDED(mutex_);
+  void ReadOn();
 
   grpc::ClientContext context_;
   const v1::GenerateRequest request_;
@@ -105,6 +42,82 @@ class Reactor final : public grpc::ClientReadReactor<v1::GenerateResponse>, publ
   bool resumed_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 };
+
+Reactor::Reactor(v1::GenerateRequest request, GenerateHandler handler)
+    : request_(std::move(request)),
+      handler_(std::move(handler)),
+      unfinished_(std::max(request_.n(), 1)) {}
+
+void Reactor::Start(v1::Generation::Stub& stub, const std::string& authorization,
+                    absl::Duration timeout, std::shared_ptr<Reactor> self) {
+  self_ = std::move(self);
+  if (!authorization.empty()) context_.AddMetadata("authorization", authorization);
+  if (timeout != absl::InfiniteDuration()) {
+    context_.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+  }
+  stub.async()->Generate(&context_, &request_, this);
+  StartRead(&event_);
+  StartCall();
+}
+
+void Reactor::OnReadDone(bool ok) {
+  if (!ok) return;  // OnDone follows
+  int64_t numbers = 1;
+  if (event_.has_tokens()) numbers = event_.tokens().tokens_size();
+  if (event_.has_finished()) --unfinished_;
+  if (broken_.ok()) {
+    broken_ = sequence_.Accept(event_.sequence(), numbers);
+    if (!broken_.ok()) context_.TryCancel();
+  }
+  if (!broken_.ok() || handler_.on_event(event_) || !Pause()) StartRead(&event_);
+}
+
+void Reactor::OnDone(const grpc::Status& grpc_status) {
+  absl::Status status = broken_;
+  if (status.ok()) status = StatusOfCall(grpc_status, context_);
+  if (status.ok() && unfinished_ > 0) {
+    status = absl::UnavailableError("the stream ended before the answer did");
+  }
+  const std::shared_ptr<Reactor> self = std::move(self_);
+  handler_.on_done(std::move(status));
+}
+
+void Reactor::Cancel() {
+  context_.TryCancel();
+  {
+    absl::MutexLock lock(&mutex_);
+    cancelled_ = true;
+    if (!paused_) return;
+    paused_ = false;
+  }
+  ReadOn();
+}
+
+void Reactor::Resume() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!paused_) {
+      resumed_ = true;
+      return;
+    }
+    paused_ = false;
+  }
+  ReadOn();
+}
+
+bool Reactor::Pause() {
+  absl::MutexLock lock(&mutex_);
+  if (cancelled_ || std::exchange(resumed_, false)) return false;
+  // With no read in flight the call could end, and this reactor with it, before Resume.
+  AddHold();
+  paused_ = true;
+  return true;
+}
+
+void Reactor::ReadOn() {
+  StartRead(&event_);
+  RemoveHold();
+}
 
 // The blocking side: a bounded queue between the reactor and one reader.
 class QueuedStream final : public AnswerStream {

@@ -1,0 +1,153 @@
+"""One answer, event by event: shared by the synchronous and the asynchronous client."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Protocol
+
+import grpc
+
+from gma_client._proto import common_pb2, generation_pb2
+from gma_client.errors import make_error
+from gma_client.types import Finish, Logprob, Piece, Timings, Token, Usage
+
+_Decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class Event(Protocol):
+    """What GenerateResponse and SessionResponse have in common."""
+
+    sequence: int
+    started: generation_pb2.Started
+    tokens: generation_pb2.Tokens
+    finished: generation_pb2.Finished
+
+    def WhichOneof(self, oneof: str) -> str | None:  # noqa: N802
+        """The name of the event that is set."""
+
+
+class SequenceCheck:
+    """Notices events of a stream that were lost or repeated."""
+
+    def __init__(self) -> None:
+        self._next = 1
+
+    def accept(self, event: Event) -> None:
+        """Takes the next event; raises DataLossError when it is not the one that is due."""
+        if event.sequence != self._next:
+            raise make_error(
+                grpc.StatusCode.DATA_LOSS,
+                f"the stream lost or repeated events: sequence {event.sequence} came where "
+                f"{self._next} was due",
+            )
+        tokens = event.WhichOneof("event") == "tokens"
+        self._next += len(event.tokens.tokens) if tokens else 1
+
+
+class AnswerState:
+    """Puts an answer together. `candidates`: how many ends it has."""
+
+    def __init__(self, candidates: int = 1) -> None:
+        self.seed: int | None = None
+        self.model_fingerprint = ""
+        self.finishes: dict[int, Finish] = {}
+        self._candidates = candidates
+        self._decoders = [_Decoder("replace") for _ in range(candidates)]
+        self._texts: list[list[str]] = [[] for _ in range(candidates)]
+        self.failed = False  # nothing comes any more
+
+    @property
+    def complete(self) -> bool:
+        """Every candidate has ended."""
+        return len(self.finishes) == self._candidates
+
+    def text(self, candidate: int) -> str:
+        """The text so far, in whole characters."""
+        return "".join(self._texts[candidate])
+
+    def feed(self, event: Event) -> Piece | None:
+        """Takes the next event; the piece of the answer that it brings, if any."""
+        kind = event.WhichOneof("event")
+        if kind == "started":
+            self.seed = event.started.seed
+            self.model_fingerprint = event.started.model_fingerprint
+        elif kind == "tokens":
+            return self._tokens(event.tokens)
+        elif kind == "finished":
+            return self._finish(event.finished)
+        return None
+
+    def _tokens(self, message: generation_pb2.Tokens) -> Piece:
+        tokens = tuple(_token(token) for token in message.tokens)
+        decoder = self._decoders[message.candidate]
+        text = decoder.decode(b"".join(token.text for token in tokens))
+        self._texts[message.candidate].append(text)
+        return Piece(text, tokens, message.candidate)
+
+    def _finish(self, message: generation_pb2.Finished) -> Piece | None:
+        text = self._decoders[message.candidate].decode(message.text, final=True)
+        self._texts[message.candidate].append(text)
+        reason = common_pb2.FinishReason.Name(message.reason)
+        self.finishes[message.candidate] = Finish(
+            reason=reason.removeprefix("FINISH_REASON_").lower(),
+            usage=Usage(
+                message.usage.prompt_tokens,
+                message.usage.cached_tokens,
+                message.usage.completion_tokens,
+            ),
+            timings=Timings(
+                message.timings.queue_seconds,
+                message.timings.prefill_seconds,
+                message.timings.decode_seconds,
+                message.timings.first_token_seconds,
+            ),
+        )
+        return Piece(text, (), message.candidate) if text else None
+
+    def cut(self) -> Exception:
+        """The error of a stream that ended before the answer did."""
+        self.failed = True
+        return make_error(grpc.StatusCode.UNAVAILABLE, "the stream ended before the answer did")
+
+
+class AnswerView:
+    """What can be asked of an answer at any time; complete once it has been read to its end."""
+
+    _state: AnswerState
+
+    @property
+    def text(self) -> str:
+        """The text so far of the first candidate, in whole characters."""
+        return self._state.text(0)
+
+    def text_of(self, candidate: int) -> str:
+        """The text so far of one candidate."""
+        return self._state.text(candidate)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that the first candidate is drawn with; None before the first piece."""
+        return self._state.seed
+
+    @property
+    def model_fingerprint(self) -> str:
+        """SHA-256 over configuration and weights; empty before the first piece."""
+        return self._state.model_fingerprint
+
+    @property
+    def finish(self) -> Finish | None:
+        """How the first candidate ended; None while it has not."""
+        return self._state.finishes.get(0)
+
+    def finish_of(self, candidate: int) -> Finish | None:
+        """How one candidate ended; None while it has not."""
+        return self._state.finishes.get(candidate)
+
+
+def _token(token: common_pb2.Token) -> Token:
+    return Token(
+        id=token.id,
+        text=token.text,
+        logprob=token.logprob if token.HasField("logprob") else None,
+        top_logprobs=tuple(Logprob(t.token, t.text, t.logprob) for t in token.top_logprobs),
+    )

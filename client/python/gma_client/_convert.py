@@ -1,0 +1,150 @@
+"""Python values to messages of the API and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gma_client._proto import common_pb2, generation_pb2, models_pb2, sessions_pb2
+from gma_client.types import Message, ModelInfo, Options, SessionInfo
+
+Prompt = str | bytes | Sequence[int]
+Chat = str | Sequence[Message]
+
+_STOP = {"max_tokens", "min_tokens", "stop_tokens", "ignore_eos"}
+
+CHANNEL_OPTIONS = [
+    # A proxy of the environment is for the web; it would break calls to this machine.
+    ("grpc.enable_http_proxy", 0),
+    # The server sends a heartbeat every 15 s, so only a silent one is pinged.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_receive_message_length", 64 << 20),
+]
+
+
+def to_bytes(text: str | bytes) -> bytes:
+    """Text as UTF-8; bytes as they are."""
+    return text.encode() if isinstance(text, str) else bytes(text)
+
+
+def input_of_prompt(prompt: Prompt | None) -> common_pb2.Input:
+    """Plain text or token ids; None or nothing goes on from where the session stands."""
+    if prompt is None:
+        return common_pb2.Input()
+    if isinstance(prompt, str | bytes):
+        return common_pb2.Input(text=to_bytes(prompt)) if prompt else common_pb2.Input()
+    return common_pb2.Input(tokens=common_pb2.TokenInput(ids=prompt))
+
+
+def input_of_chat(messages: Chat) -> common_pb2.Input:
+    """Messages of a conversation; a string is one message of the user."""
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    return common_pb2.Input(
+        chat=common_pb2.ChatInput(
+            messages=[
+                common_pb2.ChatMessage(role=m["role"], content=to_bytes(m["content"]))
+                for m in messages
+            ]
+        )
+    )
+
+
+def input_of_any(source: Prompt | Sequence[Message]) -> common_pb2.Input:
+    """A text, token ids, or messages."""
+    if not isinstance(source, str | bytes) and source and isinstance(source[0], Mapping):
+        return input_of_chat(source)  # type: ignore[arg-type]
+    return input_of_prompt(source)  # type: ignore[arg-type]
+
+
+def split_options(options: Options) -> tuple[common_pb2.SamplingParams, common_pb2.StopParams]:
+    """The two messages that hold the options.
+
+    Raises:
+        TypeError: for a name that is no option.
+    """
+    unknown = set(options) - set(Options.__annotations__)
+    if unknown:
+        raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
+    sampling: dict[str, Any] = {}
+    stop: dict[str, Any] = {}
+    for name, value in options.items():
+        if name == "logit_bias":
+            assert isinstance(value, Mapping)
+            sampling[name] = [
+                common_pb2.LogitBias(token=token, bias=bias) for token, bias in value.items()
+            ]
+        elif name == "stop_strings":
+            assert isinstance(value, Sequence)
+            stop[name] = [to_bytes(text) for text in value]
+        elif name in _STOP:
+            stop[name] = value
+        else:
+            sampling[name] = value
+    return common_pb2.SamplingParams(**sampling), common_pb2.StopParams(**stop)
+
+
+def generate_request(
+    model: str,
+    source: common_pb2.Input,
+    options: Options,
+    *,
+    session_id: str,
+    n: int,
+    wait_if_busy: bool,
+    priority: int,
+) -> generation_pb2.GenerateRequest:
+    """The request of one answer."""
+    sampling, stop = split_options(options)
+    return generation_pb2.GenerateRequest(
+        model=model,
+        session_id=session_id,
+        input=source,
+        sampling=sampling,
+        stop=stop,
+        n=n,
+        wait_if_busy=wait_if_busy,
+        priority=priority,
+    )
+
+
+def session_generate(
+    source: common_pb2.Input, options: Options, priority: int
+) -> generation_pb2.SessionRequest:
+    """The command that starts an answer on a session."""
+    sampling, stop = split_options(options)
+    return generation_pb2.SessionRequest(
+        generate=generation_pb2.SessionGenerate(
+            input=source, sampling=sampling, stop=stop, priority=priority
+        )
+    )
+
+
+def metadata_of(api_key: str | None) -> list[tuple[str, str]]:
+    """Metadata of every call; without a key, that of the environment's GMA_API_KEY."""
+    key = os.environ.get("GMA_API_KEY", "") if api_key is None else api_key
+    return [("authorization", f"Bearer {key}")] if key else []
+
+
+def session_info(info: sessions_pb2.SessionInfo) -> SessionInfo:
+    """A session as a value."""
+    state = sessions_pb2.SessionState.Name(info.state).removeprefix("SESSION_STATE_").lower()
+    return SessionInfo(
+        session_id=info.session_id,
+        model=info.model,
+        state=state,
+        context_tokens=info.context_tokens,
+        state_bytes=info.state_bytes,
+        age_seconds=info.age_seconds,
+        idle_seconds=info.idle_seconds,
+        ttl_seconds=info.ttl_seconds,
+    )
+
+
+def model_info(info: models_pb2.ModelInfo) -> ModelInfo:
+    """A model as a value."""
+    return ModelInfo(**{name: getattr(info, name) for name in ModelInfo.__annotations__})
