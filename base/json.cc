@@ -104,6 +104,10 @@ absl::StatusOr<Json> ParseJson(std::string_view text, const JsonLimits& limits) 
     return absl::InvalidArgumentError(
         absl::StrCat("JSON of ", text.size(), " bytes, limit ", limits.max_bytes));
   }
+  // The parser takes a zero byte for the end of the text and would not look behind it.
+  if (size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("JSON: zero byte at byte ", zero));
+  }
   StrictBuilder builder(limits.max_values);
   if (!Json::sax_parse(text.begin(), text.end(), &builder)) {
     return absl::InvalidArgumentError(absl::StrCat("JSON: ", builder.error()));

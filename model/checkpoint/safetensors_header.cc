@@ -232,6 +232,10 @@ std::optional<uint64_t> TensorBytes(TensorType type, absl::Span<const int64_t> s
 absl::StatusOr<TensorMap> ParseSafetensorsHeader(std::string_view header,
                                                  absl::Span<const uint8_t> data,
                                                  size_t data_offset) {
+  // The parser takes a zero byte for the end of the text and would not look behind it.
+  if (size_t zero = header.find('\0'); zero != std::string_view::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("header: zero byte at byte ", zero));
+  }
   HeaderReader reader(data, data_offset);
   if (!Json::sax_parse(header.begin(), header.end(), &reader)) {
     return absl::InvalidArgumentError(reader.error());

@@ -186,6 +186,13 @@ TEST(Safetensors, RefusesAHugeHeaderBeforeReadingIt) {
   EXPECT_THAT(ParseSafetensors(AsBytes(image)), StatusIs(kInvalid, HasSubstr("limit 16777216")));
 }
 
+TEST(Safetensors, RefusesAZeroByteInTheHeader) {
+  // The JSON parser would take it for the end of the text.
+  const std::string image = SafetensorsImage(std::string("{}\0{}", 5), 0);
+  EXPECT_THAT(ParseSafetensors(AsBytes(image)),
+              StatusIs(kInvalid, HasSubstr("zero byte at byte 2")));
+}
+
 TEST(Safetensors, RefusesNamesOverTheLimit) {
   auto header = [](size_t bytes) {
     return absl::StrCat("{\"", std::string(bytes, 'n'),
