@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from gma_torch.joint import JointState, empty_state, flush
+from gma_torch.joint import JointState, empty_state
+from gma_torch.joint_slots import flush
 
 
 def _write(state: JointState, content: Tensor, resp: Tensor, decay: Tensor | None) -> None:

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gma_torch.joint import SlotState, flush, slot_read
+from gma_torch.joint_slots import SlotState, flush, slot_read
 
 LOG_VAR_LOW = math.log(0.05)
 
