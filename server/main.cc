@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "absl/strings/str_replace.h"
+#include "model/decoder/parallel.h"
 #include "server/options/server_options.h"
 #include "server/serve.h"
 
@@ -20,6 +21,7 @@ int Fail(const absl::Status& status) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  gma::LetComputeThreadsSleep(argv);
   const auto command = gma::ParseServerOptions(argc, argv);
   if (!command.ok()) return Fail(command.status());
   if (const auto* print = std::get_if<gma::PrintAndExit>(&*command)) {

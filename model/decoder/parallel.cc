@@ -1,10 +1,18 @@
 #include "model/decoder/parallel.h"
 
 #include <ATen/Parallel.h>
+#include <unistd.h>
 
+#include <cstdlib>
 #include <thread>
 
 namespace gma {
+
+void LetComputeThreadsSleep(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);
+  execv("/proc/self/exe", argv);  // comes back only when it fails: slower then, not wrong
+}
 
 void SetComputeThreads(int32_t threads) {
   at::set_num_threads(threads > 0 ? threads

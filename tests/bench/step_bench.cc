@@ -17,6 +17,7 @@
 #include "base/status_macros.h"
 #include "model/checkpoint/model_dir.h"
 #include "model/decoder/compiled_decoder.h"
+#include "model/decoder/parallel.h"
 #include "model/state/state_pool.h"
 
 namespace gma {
@@ -105,6 +106,7 @@ absl::Status Run(const Flags& flags) {
 }  // namespace gma
 
 int main(int argc, char** argv) {
+  gma::LetComputeThreadsSleep(argv);
   gma::Flags flags;
   if (!gma::ParseFlags(argc, argv, flags)) {
     std::fprintf(stderr,
