@@ -114,12 +114,14 @@ void EngineCore::UpdateGauges() {
 
 void EngineCore::CheckOwnership() const {
   std::vector<bool> held(static_cast<size_t>(pool_->capacity()));
+  absl::flat_hash_map<const Owner*, int32_t> rows_of;
   int64_t waiting = 0, running = 0;
   const auto hold = [&](const Session& session) {
     GMA_CHECK(session.row().holds());
     const size_t row = static_cast<size_t>(session.row().index());
     GMA_CHECK(row < held.size() && !held[row]);
     held[row] = true;
+    ++rows_of[&session.owner()];
   };
   table_.ForEach(hold);
   for (const auto& request : requests_) {
@@ -130,6 +132,9 @@ void EngineCore::CheckOwnership() const {
   }
   GMA_CHECK(std::count(held.begin(), held.end(), true) == pool_->used());
   GMA_CHECK(table_.session_count() + table_.private_count() == pool_->used());
+  for (const auto& [owner, rows] : rows_of) {
+    GMA_CHECK(rows == owner->rows && rows <= options_.max_sessions_per_owner);
+  }
   GMA_CHECK(shared_->running.load() == running);
   GMA_CHECK(shared_->waiting.load() >= waiting);  // some may be in the mailbox
 }

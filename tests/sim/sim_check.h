@@ -1,0 +1,26 @@
+// A broken invariant ends the simulation and says how to see it again.
+#ifndef GMA_TESTS_SIM_SIM_CHECK_H_
+#define GMA_TESTS_SIM_SIM_CHECK_H_
+
+#include <cstdint>
+#include <string>
+
+namespace gma::testing {
+
+struct SimPosition {
+  uint64_t seed = 0;
+  int64_t event = 0;
+};
+
+// Where the simulation stands. One simulation runs in a process.
+inline SimPosition sim_position;
+
+// Prints seed, event and `what`, and exits with 1.
+[[noreturn]] void SimFailed(const char* file, int line, const std::string& what);
+
+}  // namespace gma::testing
+
+#define SIM_EXPECT(condition, what) \
+  ((condition) ? static_cast<void>(0) : ::gma::testing::SimFailed(__FILE__, __LINE__, (what)))
+
+#endif  // GMA_TESTS_SIM_SIM_CHECK_H_
