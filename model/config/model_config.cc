@@ -92,55 +92,72 @@ constexpr Choice<WeightType> kWeightTypes[] = {{"float32", WeightType::kFloat32}
 constexpr int32_t kMaxWindow = 65536;
 constexpr int32_t kMaxShortConv = 16;
 
-absl::Status ReadShortConv(const std::string& key, const Json& value, int32_t& width) {
-  GMA_ASSIGN_OR_RETURN(width, ReadInteger(key, value, 0, kMaxShortConv));
-  if (width == 1) return Refuse(key, value, absl::StrCat("0 (off) or in [2, ", kMaxShortConv, "]"));
+// One option of a layer: its name under "gma", and how its value, called `key` in messages, is
+// read.
+struct Option {
+  const char* name;
+  absl::Status (*read)(const std::string& key, const Json& value, MixerOptions& options);
+};
+
+// An option that is a truth value.
+template <bool MixerOptions::*kField>
+absl::Status ReadFlag(const std::string& key, const Json& value, MixerOptions& options) {
+  GMA_ASSIGN_OR_RETURN(options.*kField, ReadBool(key, value));
   return absl::OkStatus();
 }
 
-// Reads option `name` of one layer.
-absl::Status ReadOption(const std::string& name, const Json& value, MixerOptions& options) {
-  std::string key = absl::StrCat("gma.", name);
-  if (name == "window") {
-    GMA_ASSIGN_OR_RETURN(options.window, ReadInteger(key, value, 0, kMaxWindow));
-  } else if (name == "short_conv") {
-    GMA_RETURN_IF_ERROR(ReadShortConv(key, value, options.short_conv));
-  } else if (name == "read") {
-    GMA_ASSIGN_OR_RETURN(options.read, ReadChoice(key, value, kReadModes));
-  } else if (name == "forget") {
-    GMA_ASSIGN_OR_RETURN(options.forget, ReadChoice(key, value, kForgetModes));
-  } else if (name == "var_param") {
-    GMA_ASSIGN_OR_RETURN(options.var_param, ReadChoice(key, value, kVarParams));
-  } else if (name == "route_norm") {
-    GMA_ASSIGN_OR_RETURN(options.route_norm, ReadBool(key, value));
-  } else if (name == "out_norm") {
-    GMA_ASSIGN_OR_RETURN(options.out_norm, ReadBool(key, value));
-  } else if (name == "out_gate") {
-    GMA_ASSIGN_OR_RETURN(options.out_gate, ReadBool(key, value));
-  } else {
-    return absl::InvalidArgumentError(
-        absl::StrCat("gma has the unknown key ", Show(name),
-                     "; known are window, read, short_conv, forget, route_norm, out_norm, "
-                     "out_gate, var_param"));
-  }
+// An option that is one of a few words.
+template <typename Enum, Enum MixerOptions::*kField, const auto& kChoices>
+absl::Status ReadWord(const std::string& key, const Json& value, MixerOptions& options) {
+  GMA_ASSIGN_OR_RETURN(options.*kField, ReadChoice(key, value, kChoices));
   return absl::OkStatus();
+}
+
+absl::Status ReadWindow(const std::string& key, const Json& value, MixerOptions& options) {
+  GMA_ASSIGN_OR_RETURN(options.window, ReadInteger(key, value, 0, kMaxWindow));
+  return absl::OkStatus();
+}
+
+absl::Status ReadShortConv(const std::string& key, const Json& value, MixerOptions& options) {
+  GMA_ASSIGN_OR_RETURN(options.short_conv, ReadInteger(key, value, 0, kMaxShortConv));
+  if (options.short_conv != 1) return absl::OkStatus();
+  return Refuse(key, value, absl::StrCat("0 (off) or in [2, ", kMaxShortConv, "]"));
+}
+
+constexpr Option kOptions[] = {
+    {"window", ReadWindow},
+    {"read", ReadWord<ReadMode, &MixerOptions::read, kReadModes>},
+    {"short_conv", ReadShortConv},
+    {"forget", ReadWord<ForgetMode, &MixerOptions::forget, kForgetModes>},
+    {"route_norm", ReadFlag<&MixerOptions::route_norm>},
+    {"out_norm", ReadFlag<&MixerOptions::out_norm>},
+    {"out_gate", ReadFlag<&MixerOptions::out_gate>},
+    {"var_param", ReadWord<VarParam, &MixerOptions::var_param, kVarParams>},
+};
+
+absl::StatusOr<Option> FindOption(const std::string& name) {
+  std::string known;
+  for (const Option& option : kOptions) {
+    if (option.name == name) return option;
+    absl::StrAppend(&known, known.empty() ? "" : ", ", option.name);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("gma has the unknown key ", Show(name), "; known are ", known));
 }
 
 // Spreads the options, each one value or a list of one a layer, over the layers.
 absl::Status ReadOptions(const Json& gma, std::vector<MixerOptions>& layers) {
   if (!gma.is_object()) return Refuse("gma", gma, "an object");
   for (const auto& [name, value] : gma.items()) {
-    if (!value.is_array()) {
-      for (MixerOptions& layer : layers) GMA_RETURN_IF_ERROR(ReadOption(name, value, layer));
-      continue;
-    }
-    if (value.size() != layers.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("gma.", name, " lists ", value.size(),
+    GMA_ASSIGN_OR_RETURN(const Option option, FindOption(name));
+    const std::string key = absl::StrCat("gma.", name);
+    if (value.is_array() && value.size() != layers.size()) {
+      return absl::InvalidArgumentError(absl::StrCat(key, " lists ", value.size(),
                                                      " values, must be ", layers.size(),
                                                      " (num_hidden_layers)"));
     }
     for (size_t i = 0; i < layers.size(); ++i) {
-      GMA_RETURN_IF_ERROR(ReadOption(name, value[i], layers[i]));
+      GMA_RETURN_IF_ERROR(option.read(key, value.is_array() ? value[i] : value, layers[i]));
     }
   }
   return absl::OkStatus();

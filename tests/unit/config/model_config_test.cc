@@ -239,6 +239,8 @@ TEST(ModelConfig, MessagesStayShortAndOnOneLine) {
   absl::StatusOr<ModelConfig> option = ParseWithOptions({{std::string(5000, '\n'), 1}});
   EXPECT_LT(option.status().message().size(), 300u);
   EXPECT_THAT(std::string(option.status().message()), Not(HasSubstr("\n")));
+  absl::StatusOr<ModelConfig> list = ParseWithOptions({{"new\nline", {1}}});
+  EXPECT_THAT(std::string(list.status().message()), Not(HasSubstr("\n")));
 }
 
 TEST(LoadModelConfig, ReadsTheFileAndNamesItInErrors) {
