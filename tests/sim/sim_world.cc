@@ -44,9 +44,9 @@ SimWorld::SimWorld(uint64_t seed, SimCounts& counts)
 
 void SimWorld::Event() {
   const int64_t what = Uniform(0, 99);
-  if (what < 42) {
+  if (what < 46) {
     Tick();
-  } else if (what < 52) {
+  } else if (what < 53) {
     StartPrivate();
   } else if (what < 66) {
     StartOnSession();
@@ -104,6 +104,8 @@ std::shared_ptr<SimSession> SimWorld::RandomSession() {
   if (sessions_.empty()) return nullptr;
   auto session =
       sessions_[static_cast<size_t>(Uniform(0, static_cast<int64_t>(sessions_.size()) - 1))];
+  // One that was closed is asked for now and then, to hear that it is gone.
+  if (session->close_asked && Chance(70)) return nullptr;
   return session->id ? session : nullptr;
 }
 
