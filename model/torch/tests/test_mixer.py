@@ -74,7 +74,7 @@ def _close_states(a, b, tolerance=1e-12):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("tokens", [0, 1, 8, 9, 10, 150])
+@pytest.mark.parametrize("tokens", [0, 1, 9, 10, 90])
 @torch.no_grad()
 def test_chunkwise_equals_recurrent(options, tokens):
     mixer, x = _mixer(options), _input(tokens)
@@ -99,8 +99,8 @@ def test_prefill_in_parts_then_decode_equals_the_whole(options):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_gradients_of_both_forms_agree(options):
-    mixer, x = _mixer(options), _input(40)
-    weight = _input(40, seed=1)
+    mixer, x = _mixer(options), _input(26)
+    weight = _input(26, seed=1)
     parameters = list(mixer.parameters())
     chunkwise = torch.autograd.grad((mixer(x)[0] * weight).sum(), parameters)
     steps, _ = _steps(mixer, x, mixer.initial_state(2, torch.float64, "cpu"))

@@ -61,10 +61,11 @@ def test_a_resumed_run_equals_an_unbroken_one(preset, text, tmp_path, capsys):
     assert [entry["step"] for entry in histories[0]] == list(range(1, 13))
 
 
-def test_training_learns_and_writes_a_whole_model_directory(text, tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_training_learns_and_writes_a_whole_model_directory(precision, text, tmp_path):
     out = tmp_path / "out"
     flags = ["--train", str(text), *_RUN, "--steps", "60", "--lr", "5e-3", "--out", str(out)]
-    assert main(flags) == 0
+    assert main([*flags, "--precision", precision]) == 0
     history = json.loads((out / "training/state.json").read_text())["history"]
     assert history[0]["train_loss"] == pytest.approx(math.log(280), abs=0.3)
     assert history[-1]["valid_loss"] < history[0]["train_loss"] - 1.0
