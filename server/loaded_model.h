@@ -18,10 +18,10 @@ namespace gma {
 // Pointers in `served` and `chat` are to the other members, which stay where they are when it moves.
 struct LoadedModel {
   ModelDir directory;
-  std::unique_ptr<Tokenizer> tokenizer;
-  std::unique_ptr<ChatTemplate> chat;  // null: the model has no chat format
-  std::unique_ptr<CompiledDecoder> decoder;
-  ServedModel served;
+  std::unique_ptr<Tokenizer> tokenizer = nullptr;
+  std::unique_ptr<ChatTemplate> chat = nullptr;  // null: the model has no chat format
+  std::unique_ptr<CompiledDecoder> decoder = nullptr;
+  ServedModel served = {};
 
   // Bytes of the weights in the type that matrix products run in.
   int64_t weights_bytes() const;
