@@ -1,0 +1,265 @@
+// The real program with a small real model: how it starts, refuses to start, serves and stops.
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "gmock/gmock.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "nlohmann/json.hpp"
+#include "tests/integration/server_fixture.h"
+#include "tests/support/temp_dir.h"
+
+namespace gma::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+const std::string kModel = std::string(GMA_SOURCE_DIR) + "/deploy/models/tiny/converted";
+
+std::string Slurp(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// gma-server as a child process, its standard error in a file.
+class ServerProcess {
+ public:
+  explicit ServerProcess(const std::vector<std::string>& flags) {
+    std::vector<std::string> arguments = {GMA_SERVER_BINARY};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    posix_spawn_file_actions_t files;
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_addopen(&files, STDERR_FILENO, LogPath().c_str(),
+                                     O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    EXPECT_EQ(posix_spawn(&pid_, GMA_SERVER_BINARY, &files, nullptr, argv.data(), environ), 0);
+    posix_spawn_file_actions_destroy(&files);
+  }
+  ~ServerProcess() {
+    if (running_) Signal(SIGKILL);
+    if (running_) waitpid(pid_, nullptr, 0);
+  }
+
+  void Signal(int signal) { kill(pid_, signal); }
+  // The exit code, or -1 when the process goes on after `timeout` or died of a signal.
+  int ExitCode(absl::Duration timeout) {
+    int status = 0;
+    const bool ended = Eventually(timeout, [&] { return waitpid(pid_, &status, WNOHANG) == pid_; });
+    if (ended) running_ = false;
+    return ended && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+  std::string LogPath() const { return dir_.File("stderr"); }
+  std::string Log() const { return Slurp(LogPath()); }
+
+ private:
+  TempDir dir_;
+  pid_t pid_ = -1;
+  bool running_ = true;
+};
+
+// A server on free ports that has said that it serves.
+class Serving {
+ public:
+  explicit Serving(std::vector<std::string> flags = {}) {
+    flags.insert(flags.end(), {"--model", kModel, "--listen", "127.0.0.1:0", "--metrics_listen",
+                               "127.0.0.1:0", "--port_file", dir_.File("ports"), "--threads", "1"});
+    process.emplace(flags);
+    EXPECT_TRUE(Eventually(absl::Seconds(60), [&] {
+      return std::filesystem::exists(dir_.File("ports")) &&
+             process->Log().find("\"serving\"") != std::string::npos;
+    })) << process->Log();
+    const auto ports = nlohmann::json::parse(Slurp(dir_.File("ports")));
+    channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", ports["grpc"].get<int>()),
+                                  grpc::InsecureChannelCredentials());
+    grpc_port = ports["grpc"].get<int>();
+    stub = v1::Generation::NewStub(channel);
+  }
+  // Whether grpc.health.v1 answers SERVING. The distribution has no stubs for it; the answer is a
+  // message with the status, 1 for SERVING, in field 1.
+  bool Healthy() const {
+    grpc::GenericStub generic(channel);
+    grpc::ClientContext context;
+    grpc::CompletionQueue queue;
+    const grpc::Slice empty;
+    const grpc::ByteBuffer request(&empty, 1);
+    const auto call =
+        generic.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", request, &queue);
+    grpc::ByteBuffer answer;
+    grpc::Status status;
+    call->StartCall();
+    call->Finish(&answer, &status, nullptr);
+    void* tag = nullptr;
+    bool ok = false;
+    queue.Next(&tag, &ok);
+    queue.Shutdown();
+    while (queue.Next(&tag, &ok)) {
+    }
+    grpc::Slice bytes;
+    return status.ok() && answer.DumpToSingleSlice(&bytes).ok() && bytes.size() == 2 &&
+           bytes.begin()[0] == 0x08 && bytes.begin()[1] == 1;
+  }
+
+  std::optional<ServerProcess> process;
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<v1::Generation::Stub> stub;
+  int grpc_port = 0;
+
+ private:
+  TempDir dir_;
+};
+
+v1::GenerateRequest ChatRequest(const std::string& text, int64_t max_tokens) {
+  v1::GenerateRequest request;
+  v1::ChatMessage& message = *request.mutable_input()->mutable_chat()->add_messages();
+  message.set_role("user");
+  message.set_content(text);
+  request.mutable_stop()->set_max_tokens(max_tokens);
+  request.mutable_stop()->set_ignore_eos(true);
+  return request;
+}
+
+// Listens on a port of the system's choice for as long as it lives.
+class TakenPort {
+ public:
+  TakenPort() : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(address);
+    EXPECT_EQ(bind(fd_, reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(listen(fd_, 1), 0);
+    EXPECT_EQ(getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size), 0);
+    address_ = absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
+  }
+  ~TakenPort() { close(fd_); }
+  const std::string& address() const { return address_; }
+
+ private:
+  int fd_;
+  std::string address_;
+};
+
+TEST(BinaryTest, WhatCannotStartSaysWhyInOneLineAndExitsWithTwo) {
+  const TakenPort taken;
+  const TempDir broken;
+  std::filesystem::copy(kModel, broken.path(), std::filesystem::copy_options::recursive);
+  std::filesystem::resize_file(broken.File("model.safetensors"), 1000);
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"--no_such_flag"}, "--no_such_flag"},
+      {{}, "--model"},
+      {{"--model", "/no/such/model"}, "/no/such/model"},
+      {{"--model", broken.path()}, "model.safetensors"},
+      {{"--model", kModel, "--max_sessions", "0"}, "--max_sessions"},
+      {{"--model", kModel, "--device", "abacus"}, "abacus"},
+      {{"--model", kModel, "--listen", taken.address()}, taken.address()},
+      {{"--model", kModel, "--listen", "127.0.0.1:0", "--metrics_listen", taken.address()},
+       taken.address()},
+      {{"--model", kModel, "--listen", "0.0.0.0:0"}, "--insecure_remote"},
+      {{"--model", kModel, "--listen", "127.0.0.1:0", "--metrics_listen", "127.0.0.1:0",
+        "--port_file", "/no/such/folder/ports"},
+       "--port_file"},
+  };
+  for (const auto& [flags, part] : cases) {
+    ServerProcess process(flags);
+    EXPECT_EQ(process.ExitCode(absl::Seconds(60)), 2) << part;
+    const std::string log = process.Log();
+    EXPECT_THAT(log, AllOf(StartsWith("gma-server: "), HasSubstr(part)));
+    EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 1) << log;
+  }
+}
+
+TEST(BinaryTest, ServesARealModelAndTwoServersNeverShareAPort) {
+  Serving serving;
+  EXPECT_TRUE(serving.Healthy());
+  const ReadAnswer answer = Generate(*serving.stub, ChatRequest("Hello", 12));
+  EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_EQ(answer.tokens.size(), 12u);
+  EXPECT_FALSE(answer.text.empty());
+  v1::GenerateRequest again = ChatRequest("Hello", 12);
+  again.mutable_sampling()->set_seed(answer.started->seed());
+  EXPECT_EQ(Generate(*serving.stub, again).tokens, answer.tokens);
+  ServerProcess second(
+      {"--model", kModel, "--listen", absl::StrCat("127.0.0.1:", serving.grpc_port)});
+  EXPECT_EQ(second.ExitCode(absl::Seconds(60)), 2);
+  EXPECT_THAT(second.Log(), HasSubstr("Address already in use"));
+}
+
+TEST(BinaryTest, SigtermDrains) {
+  Serving serving;
+  grpc::ClientContext context;
+  const auto reader = serving.stub->Generate(&context, ChatRequest("Count", 3000));
+  v1::GenerateResponse event;
+  ASSERT_TRUE(reader->Read(&event));
+  serving.process->Signal(SIGTERM);
+  EXPECT_TRUE(Eventually(absl::Seconds(10), [&] { return !serving.Healthy(); }));
+  const ReadAnswer refused = Generate(*serving.stub, ChatRequest("late", 1));
+  EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  bool finished = false;
+  while (reader->Read(&event)) finished = finished || event.has_finished();
+  EXPECT_TRUE(finished);
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(serving.process->ExitCode(absl::Seconds(30)), 0);
+  EXPECT_THAT(serving.process->Log(), AllOf(HasSubstr("\"draining\""), HasSubstr("\"stopped\"")));
+}
+
+TEST(BinaryTest, ASecondSignalCutsTheDrainShort) {
+  Serving serving;
+  grpc::ClientContext context;
+  const auto reader = serving.stub->Generate(&context, ChatRequest("Count", 1000000));
+  v1::GenerateResponse event;
+  ASSERT_TRUE(reader->Read(&event));
+  serving.process->Signal(SIGINT);
+  EXPECT_EQ(serving.process->ExitCode(absl::Seconds(1)), -1);  // it waits for the answer
+  serving.process->Signal(SIGINT);
+  EXPECT_EQ(serving.process->ExitCode(absl::Seconds(10)), 0);
+  while (reader->Read(&event)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST(BinaryTest, LogsNeverHoldTextOrKeysAndEveryLineIsJson) {
+  Serving serving({"--log_level", "debug"});
+  v1::GenerateRequest request = ChatRequest("canary-text\n{\"level\":\"forged\"}\x1b[31m", 5);
+  request.mutable_stop()->add_stop_strings("canary-stop");
+  EXPECT_TRUE(Generate(*serving.stub, request).status.ok());
+  request.mutable_input()->mutable_chat()->mutable_messages(0)->set_role("canary-role");
+  EXPECT_FALSE(Generate(*serving.stub, request).status.ok());
+  request.set_model("canary-model");
+  EXPECT_FALSE(Generate(*serving.stub, request).status.ok());
+  grpc::ClientContext context;
+  context.AddMetadata("authorization", "Bearer canary-key");
+  Generate(*serving.stub, request, context);
+  serving.process->Signal(SIGTERM);
+  EXPECT_EQ(serving.process->ExitCode(absl::Seconds(30)), 0);
+  const std::string log = serving.process->Log();
+  EXPECT_THAT(log, AllOf(Not(HasSubstr("canary")), Not(HasSubstr("forged"))));
+  std::istringstream lines(log);
+  for (std::string line; std::getline(lines, line);) {
+    EXPECT_TRUE(nlohmann::json::accept(line)) << line;
+  }
+}
+
+}  // namespace
+}  // namespace gma::testing
