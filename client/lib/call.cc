@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <optional>
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
@@ -14,9 +15,8 @@ namespace {
 // Keeps itself alive until OnDone.
 class Reactor final : public grpc::ClientReadReactor<v1::GenerateResponse>, public GenerateCall {
  public:
-  Reactor(v1::GenerateRequest request, GenerateHandler handler);
-  void Start(v1::Generation::Stub& stub, const std::string& authorization, absl::Duration timeout,
-             std::shared_ptr<Reactor> self);
+  Reactor(const StreamEnvironment& env, v1::GenerateRequest request, GenerateHandler handler);
+  void Start(const StreamEnvironment& env, absl::Duration timeout, std::shared_ptr<Reactor> self);
 
   void Cancel() override ABSL_LOCKS_EXCLUDED(mutex_);
   void Resume() override ABSL_LOCKS_EXCLUDED(mutex_);
@@ -28,7 +28,7 @@ class Reactor final : public grpc::ClientReadReactor<v1::GenerateResponse>, publ
   bool Pause() ABSL_LOCKS_EXCLUDED(mutex_);
   void ReadOn();
 
-  grpc::ClientContext context_;
+  std::optional<StreamCount::Token> token_;  // nothing: the call is over
   const v1::GenerateRequest request_;
   const GenerateHandler handler_;
   int32_t unfinished_;  // candidates
@@ -38,24 +38,29 @@ class Reactor final : public grpc::ClientReadReactor<v1::GenerateResponse>, publ
   std::shared_ptr<Reactor> self_;
 
   absl::Mutex mutex_;
+  std::optional<grpc::ClientContext> context_ ABSL_GUARDED_BY(mutex_);  // nothing: as token_
   bool paused_ ABSL_GUARDED_BY(mutex_) = false;
   bool resumed_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-Reactor::Reactor(v1::GenerateRequest request, GenerateHandler handler)
-    : request_(std::move(request)),
+Reactor::Reactor(const StreamEnvironment& env, v1::GenerateRequest request,
+                 GenerateHandler handler)
+    : token_(std::in_place, env.streams),
+      request_(std::move(request)),
       handler_(std::move(handler)),
-      unfinished_(std::max(request_.n(), 1)) {}
+      unfinished_(std::max(request_.n(), 1)),
+      context_(std::in_place) {}
 
-void Reactor::Start(v1::Generation::Stub& stub, const std::string& authorization,
-                    absl::Duration timeout, std::shared_ptr<Reactor> self) {
+void Reactor::Start(const StreamEnvironment& env, absl::Duration timeout,
+                    std::shared_ptr<Reactor> self) {
   self_ = std::move(self);
-  if (!authorization.empty()) context_.AddMetadata("authorization", authorization);
+  absl::MutexLock lock(&mutex_);
+  if (!env.authorization.empty()) context_->AddMetadata("authorization", env.authorization);
   if (timeout != absl::InfiniteDuration()) {
-    context_.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+    context_->set_deadline(absl::ToChronoTime(absl::Now() + timeout));
   }
-  stub.async()->Generate(&context_, &request_, this);
+  env.stub.async()->Generate(&*context_, &request_, this);
   StartRead(&event_);
   StartCall();
 }
@@ -67,25 +72,30 @@ void Reactor::OnReadDone(bool ok) {
   if (event_.has_finished()) --unfinished_;
   if (broken_.ok()) {
     broken_ = sequence_.Accept(event_.sequence(), numbers);
-    if (!broken_.ok()) context_.TryCancel();
+    if (!broken_.ok()) Cancel();
   }
   if (!broken_.ok() || handler_.on_event(event_) || !Pause()) StartRead(&event_);
 }
 
 void Reactor::OnDone(const grpc::Status& grpc_status) {
+  const std::shared_ptr<Reactor> self = std::move(self_);
   absl::Status status = broken_;
-  if (status.ok()) status = StatusOfCall(grpc_status, context_);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (status.ok()) status = StatusOfCall(grpc_status, *context_);
+    context_.reset();
+  }
   if (status.ok() && unfinished_ > 0) {
     status = absl::UnavailableError("the stream ended before the answer did");
   }
-  const std::shared_ptr<Reactor> self = std::move(self_);
   handler_.on_done(std::move(status));
+  token_.reset();
 }
 
 void Reactor::Cancel() {
-  context_.TryCancel();
   {
     absl::MutexLock lock(&mutex_);
+    if (context_.has_value()) context_->TryCancel();
     cancelled_ = true;
     if (!paused_) return;
     paused_ = false;
@@ -127,8 +137,7 @@ class QueuedStream final : public AnswerStream {
 
   ~QueuedStream() override { call_->Cancel(); }
 
-  void Start(v1::Generation::Stub& stub, v1::GenerateRequest request,
-             const std::string& authorization, absl::Duration timeout) {
+  void Start(const StreamEnvironment& env, v1::GenerateRequest request, absl::Duration timeout) {
     GenerateHandler handler;
     handler.on_event = [shared = shared_, capacity = capacity_](v1::GenerateResponse& event) {
       absl::MutexLock lock(&shared->mutex);
@@ -140,7 +149,7 @@ class QueuedStream final : public AnswerStream {
       absl::MutexLock lock(&shared->mutex);
       shared->done = std::move(status);
     };
-    call_ = StartGenerate(stub, std::move(request), authorization, timeout, std::move(handler));
+    call_ = StartGenerate(env, std::move(request), timeout, std::move(handler));
   }
 
   bool Wait(absl::Duration timeout) override {
@@ -188,21 +197,35 @@ class QueuedStream final : public AnswerStream {
 
 }  // namespace
 
-std::shared_ptr<GenerateCall> StartGenerate(v1::Generation::Stub& stub, v1::GenerateRequest request,
-                                            const std::string& authorization,
-                                            absl::Duration timeout, GenerateHandler handler) {
-  auto reactor = std::make_shared<Reactor>(std::move(request), std::move(handler));
-  reactor->Start(stub, authorization, timeout, reactor);
+StreamCount::Token::Token(StreamCount& count) : count_(count) {
+  absl::MutexLock lock(&count_.mutex_);
+  ++count_.streams_;
+}
+
+StreamCount::Token::~Token() {
+  absl::MutexLock lock(&count_.mutex_);
+  --count_.streams_;
+}
+
+void StreamCount::WaitForNone() {
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(this, &StreamCount::None));
+}
+
+std::shared_ptr<GenerateCall> StartGenerate(const StreamEnvironment& env,
+                                            v1::GenerateRequest request, absl::Duration timeout,
+                                            GenerateHandler handler) {
+  auto reactor = std::make_shared<Reactor>(env, std::move(request), std::move(handler));
+  reactor->Start(env, timeout, reactor);
   return reactor;
 }
 
-std::unique_ptr<AnswerStream> StreamGenerate(v1::Generation::Stub& stub,
-                                             v1::GenerateRequest request,
-                                             const std::string& authorization,
-                                             absl::Duration timeout, size_t capacity) {
+std::unique_ptr<AnswerStream> StreamGenerate(const StreamEnvironment& env,
+                                             v1::GenerateRequest request, absl::Duration timeout,
+                                             size_t capacity) {
   const int32_t candidates = std::max(request.n(), 1);
   auto stream = std::make_unique<QueuedStream>(candidates, capacity);
-  stream->Start(stub, std::move(request), authorization, timeout);
+  stream->Start(env, std::move(request), timeout);
   return stream;
 }
 

@@ -7,7 +7,9 @@
 #include <memory>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "client/lib/answer.h"
 #include "gma/v1/generation.grpc.pb.h"
@@ -35,18 +37,49 @@ class GenerateCall {
   virtual void Resume() = 0;
 };
 
-// Starts a call on `stub`. `authorization`: value of that metadata key; empty: none.
-// `timeout`: of the whole call.
-std::shared_ptr<GenerateCall> StartGenerate(v1::Generation::Stub& stub, v1::GenerateRequest request,
-                                            const std::string& authorization,
-                                            absl::Duration timeout, GenerateHandler handler);
+// The streams of a client that are under way. Each keeps gRPC's channel alive, and whoever lets go
+// of a channel last joins gRPC's threads, which one of those cannot do: so the client, which holds
+// the channel too, waits for its streams before it lets go. THREADS: any.
+class StreamCount {
+ public:
+  // One stream, for as long as it lives.
+  class Token {
+   public:
+    explicit Token(StreamCount& count);
+    Token(const Token&) = delete;
+    Token& operator=(const Token&) = delete;
+    ~Token();
+
+   private:
+    StreamCount& count_;
+  };
+
+  void WaitForNone() ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  bool None() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return streams_ == 0; }
+
+  absl::Mutex mutex_;
+  int64_t streams_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+// What a stream needs of its client, which outlives it.
+struct StreamEnvironment {
+  v1::Generation::Stub& stub;
+  const std::string& authorization;  // value of that metadata key; empty: none
+  StreamCount& streams;
+};
+
+// Starts a call. `timeout`: of the whole call.
+std::shared_ptr<GenerateCall> StartGenerate(const StreamEnvironment& env,
+                                            v1::GenerateRequest request, absl::Duration timeout,
+                                            GenerateHandler handler);
 
 // The same, read by one thread that blocks. At most `capacity` messages wait in this process; a
 // slower reader slows the stream down.
-std::unique_ptr<AnswerStream> StreamGenerate(v1::Generation::Stub& stub,
-                                             v1::GenerateRequest request,
-                                             const std::string& authorization,
-                                             absl::Duration timeout, size_t capacity = 64);
+std::unique_ptr<AnswerStream> StreamGenerate(const StreamEnvironment& env,
+                                             v1::GenerateRequest request, absl::Duration timeout,
+                                             size_t capacity = 64);
 
 }  // namespace gma::client
 

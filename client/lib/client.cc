@@ -63,6 +63,8 @@ Client::Client(ClientOptions options, std::shared_ptr<grpc::Channel> channel)
   if (!key.empty()) authorization_ = "Bearer " + key;
 }
 
+Client::~Client() { streams_.WaitForNone(); }
+
 void Client::Prepare(grpc::ClientContext& context, absl::Duration timeout) const {
   if (!authorization_.empty()) context.AddMetadata("authorization", authorization_);
   if (timeout != absl::InfiniteDuration()) {
@@ -108,17 +110,16 @@ absl::StatusOr<v1::ModelInfo> Client::WaitUntilServing(std::string_view model,
 
 std::unique_ptr<AnswerStream> Client::Generate(v1::GenerateRequest request,
                                                absl::Duration timeout) {
-  return StreamGenerate(generation_, std::move(request), authorization_, timeout);
+  return StreamGenerate(Environment(), std::move(request), timeout);
 }
 
 std::shared_ptr<GenerateCall> Client::Generate(v1::GenerateRequest request,
                                                GenerateHandler handler, absl::Duration timeout) {
-  return StartGenerate(generation_, std::move(request), authorization_, timeout,
-                       std::move(handler));
+  return StartGenerate(Environment(), std::move(request), timeout, std::move(handler));
 }
 
 absl::StatusOr<std::unique_ptr<Session>> Client::OpenSession(v1::SessionOpen open) {
-  return Session::Open(generation_, authorization_, std::move(open), options_.deadline);
+  return Session::Open(Environment(), std::move(open), options_.deadline);
 }
 
 absl::StatusOr<v1::SessionInfo> Client::CreateSession(const v1::OpenSessionRequest& request) {

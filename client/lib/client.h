@@ -32,12 +32,14 @@ struct ClientOptions {
   absl::Duration deadline = absl::Seconds(30);  // of each call that is not a stream
 };
 
-// THREADS: any. Streams and sessions must end before the client does.
+// THREADS: any. Answers and sessions must be destroyed before the client, which then waits for the
+// calls that still run; not in a handler of one of them.
 class Client {
  public:
   // Connects at the first call.
   // ERRORS: kInvalidArgument for an empty address; as ReadFile for tls_ca_file.
   static absl::StatusOr<std::unique_ptr<Client>> Create(const ClientOptions& options);
+  ~Client();
 
   // Waits until the server answers: it may still be starting, or be loading its model. Gives up
   // after `timeout`, and on every error but "not there yet".
@@ -68,6 +70,7 @@ class Client {
 
  private:
   Client(ClientOptions options, std::shared_ptr<grpc::Channel> channel);
+  StreamEnvironment Environment() { return {generation_, authorization_, streams_}; }
   void Prepare(grpc::ClientContext& context, absl::Duration timeout) const;
   template <typename Response, typename Stub, typename Request>
   absl::StatusOr<Response> Call(Stub& stub, const Request& request,
@@ -80,6 +83,7 @@ class Client {
   v1::Generation::Stub generation_;
   v1::Sessions::Stub sessions_;
   v1::Models::Stub models_;
+  StreamCount streams_;
 };
 
 }  // namespace gma::client

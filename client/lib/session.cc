@@ -69,13 +69,12 @@ class SessionAnswer final : public AnswerStream {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Session>> Session::Open(v1::Generation::Stub& stub,
-                                                       const std::string& authorization,
+absl::StatusOr<std::unique_ptr<Session>> Session::Open(const StreamEnvironment& env,
                                                        v1::SessionOpen open,
                                                        absl::Duration deadline) {
   if (open.initial_credit() == 0) open.set_initial_credit(kDefaultCredit);
   const int64_t credit = open.initial_credit();
-  std::shared_ptr<SessionCall> call = SessionCall::Start(stub, authorization);
+  std::shared_ptr<SessionCall> call = SessionCall::Start(env);
   v1::SessionRequest request;
   *request.mutable_open() = std::move(open);
   const uint64_t id = call->Send(std::move(request));

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/lib/answer.h"
+#include "client/lib/call.h"
 #include "gma/v1/generation.grpc.pb.h"
 
 namespace gma::client {
@@ -23,8 +24,7 @@ class Session {
  public:
   // Opens or resumes, within `deadline`, which also bounds End.
   // ERRORS: the server's; kDeadlineExceeded.
-  static absl::StatusOr<std::unique_ptr<Session>> Open(v1::Generation::Stub& stub,
-                                                       const std::string& authorization,
+  static absl::StatusOr<std::unique_ptr<Session>> Open(const StreamEnvironment& env,
                                                        v1::SessionOpen open,
                                                        absl::Duration deadline);
   ~Session();

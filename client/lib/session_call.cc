@@ -6,17 +6,25 @@
 
 namespace gma::client {
 
-std::shared_ptr<SessionCall> SessionCall::Start(v1::Generation::Stub& stub,
-                                                const std::string& authorization) {
-  auto call = std::make_shared<SessionCall>();
+SessionCall::SessionCall(const StreamEnvironment& env)
+    : token_(std::in_place, env.streams), context_(std::in_place) {}
+
+std::shared_ptr<SessionCall> SessionCall::Start(const StreamEnvironment& env) {
+  auto call = std::make_shared<SessionCall>(env);
   call->self_ = call;
-  if (!authorization.empty()) call->context_.AddMetadata("authorization", authorization);
-  stub.async()->Session(&call->context_, call.get());
+  absl::MutexLock lock(&call->mutex_);
+  if (!env.authorization.empty()) call->context_->AddMetadata("authorization", env.authorization);
+  env.stub.async()->Session(&*call->context_, call.get());
   // Writes start outside of reactions, so the stream must not be over before they know.
   call->AddHold();
   call->StartRead(&call->incoming_);
   call->StartCall();
   return call;
+}
+
+void SessionCall::Abort() {
+  absl::MutexLock lock(&mutex_);
+  if (context_.has_value()) context_->TryCancel();
 }
 
 uint64_t SessionCall::Send(v1::SessionRequest request) {
@@ -99,7 +107,7 @@ void SessionCall::OnReadDone(bool ok) {
     if (incoming_.has_tokens()) numbers = incoming_.tokens().tokens_size();
     if (broken_.ok()) {
       broken_ = sequence_.Accept(incoming_.sequence(), numbers);
-      if (!broken_.ok()) context_.TryCancel();
+      if (!broken_.ok()) context_->TryCancel();
     }
     if (!broken_.ok()) {
       // Only the end of the stream is waited for.
@@ -122,13 +130,17 @@ void SessionCall::OnWriteDone(bool ok) {
 
 void SessionCall::OnDone(const grpc::Status& grpc_status) {
   const std::shared_ptr<SessionCall> self = std::move(self_);
-  absl::MutexLock lock(&mutex_);
-  absl::Status status = broken_;
-  if (status.ok()) status = StatusOfCall(grpc_status, context_);
-  if (status.ok() && !ended_) {
-    status = absl::UnavailableError("the session's stream ended without the server's goodbye");
+  {
+    absl::MutexLock lock(&mutex_);
+    absl::Status status = broken_;
+    if (status.ok()) status = StatusOfCall(grpc_status, *context_);
+    if (status.ok() && !ended_) {
+      status = absl::UnavailableError("the session's stream ended without the server's goodbye");
+    }
+    context_.reset();
+    status_ = std::move(status);
   }
-  status_ = std::move(status);
+  token_.reset();
 }
 
 }  // namespace gma::client

@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "client/lib/answer.h"
+#include "client/lib/call.h"
 #include "gma/v1/generation.grpc.pb.h"
 #include "grpcpp/client_context.h"
 
@@ -24,8 +25,8 @@ namespace gma::client {
 class SessionCall final
     : public grpc::ClientBidiReactor<v1::SessionRequest, v1::SessionResponse> {
  public:
-  static std::shared_ptr<SessionCall> Start(v1::Generation::Stub& stub,
-                                            const std::string& authorization);
+  explicit SessionCall(const StreamEnvironment& env);
+  static std::shared_ptr<SessionCall> Start(const StreamEnvironment& env);
 
   // Sends a command whose events are wanted; returns its request id. They wait until Forget.
   uint64_t Send(v1::SessionRequest request) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -41,8 +42,8 @@ class SessionCall final
   absl::StatusOr<v1::SessionResponse> Next(uint64_t request_id, absl::Duration timeout)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Breaks the stream off.
-  void Abort() { context_.TryCancel(); }
+  // Breaks the stream off, unless it is over.
+  void Abort() ABSL_LOCKS_EXCLUDED(mutex_);
   bool over() const ABSL_LOCKS_EXCLUDED(mutex_);
 
   void OnReadDone(bool ok) override;
@@ -59,12 +60,13 @@ class SessionCall final
     return !queue.empty() || status_.has_value();
   }
 
-  grpc::ClientContext context_;
+  std::optional<StreamCount::Token> token_;  // nothing: the stream is over
   v1::SessionResponse incoming_;
   SequenceCheck sequence_;
   std::shared_ptr<SessionCall> self_;
 
   mutable absl::Mutex mutex_;
+  std::optional<grpc::ClientContext> context_ ABSL_GUARDED_BY(mutex_);  // nothing: as token_
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   std::deque<v1::SessionRequest> outgoing_ ABSL_GUARDED_BY(mutex_);  // front: being written
   bool writable_ ABSL_GUARDED_BY(mutex_) = true;

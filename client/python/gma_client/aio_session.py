@@ -29,7 +29,8 @@ async def read_event(call: Any) -> Any:
         raise error_of_call(error) from None
     except asyncio.CancelledError:
         # gRPC says so both when the call was cancelled and when the task was.
-        if not call.cancelled():
+        task = asyncio.current_task()
+        if task is not None and task.cancelling() > 0:
             raise
         raise make_error(grpc.StatusCode.CANCELLED, "the call was cancelled") from None
     if event is not grpc.aio.EOF:
