@@ -78,9 +78,9 @@ absl::StatusOr<LoadedModel> LoadModel(const ServerOptions& options) {
   const ModelConfig& config = model.directory.config();
   GMA_ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(options.model));
   if (model.tokenizer->vocab_size() > config.vocab_size) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        options.model, ": tokenizer.json has ", model.tokenizer->vocab_size(),
-        " tokens, more than vocab_size of config.json, which is ", config.vocab_size));
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.model, ": tokenizer.json has ", model.tokenizer->vocab_size(),
+                     " tokens, more than vocab_size of config.json, which is ", config.vocab_size));
   }
   GMA_ASSIGN_OR_RETURN(model.chat, LoadChat(options.model, *model.tokenizer));
   GMA_ASSIGN_OR_RETURN(GenerationDefaults defaults,

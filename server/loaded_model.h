@@ -15,7 +15,8 @@
 
 namespace gma {
 
-// Pointers in `served` and `chat` are to the other members, which stay where they are when it moves.
+// Pointers in `served` and `chat` are to the other members, which stay where they are when it
+// moves.
 struct LoadedModel {
   ModelDir directory;
   std::unique_ptr<Tokenizer> tokenizer = nullptr;

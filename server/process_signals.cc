@@ -49,7 +49,8 @@ bool WaitForStopSignal(absl::Duration timeout) {
   pollfd waiter = {.fd = stop_events, .events = POLLIN, .revents = 0};
   const bool forever = timeout == absl::InfiniteDuration();
   // An interrupted poll says that the handler has just run: look again.
-  while (poll(&waiter, 1, forever ? -1 : static_cast<int>(absl::ToInt64Milliseconds(timeout))) < 0) {
+  while (poll(&waiter, 1, forever ? -1 : static_cast<int>(absl::ToInt64Milliseconds(timeout))) <
+         0) {
   }
   uint64_t count = 0;
   return read(stop_events, &count, sizeof(count)) == sizeof(count);

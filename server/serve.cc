@@ -46,8 +46,8 @@ absl::Status ProbePorts(const ServerOptions& options) {
   if (options.listen.port == 0 || options.listen.port != options.metrics_listen.port) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat("--listen and --metrics_listen both name port ",
-                                                 options.listen.port));
+  return absl::InvalidArgumentError(
+      absl::StrCat("--listen and --metrics_listen both name port ", options.listen.port));
 }
 
 TokenTextFunction TokenText(const Tokenizer& tokenizer) {
@@ -74,10 +74,9 @@ absl::Status StartEngine(const ServerOptions& options, Parts& parts) {
                                      .max_step_tokens = options.max_step_tokens,
                                      .default_ttl = options.session_ttl,
                                      .end_tokens = served.end_tokens};
-  GMA_ASSIGN_OR_RETURN(parts.engine,
-                       Engine::Create(engine_options, *parts.model.decoder,
-                                      TokenText(*parts.model.tokenizer), parts.clock,
-                                      *parts.metrics));
+  GMA_ASSIGN_OR_RETURN(
+      parts.engine, Engine::Create(engine_options, *parts.model.decoder,
+                                   TokenText(*parts.model.tokenizer), parts.clock, *parts.metrics));
   parts.engine->Start();
   return absl::OkStatus();
 }
@@ -86,9 +85,8 @@ absl::Status StartPorts(const ServerOptions& options, Parts& parts) {
   GMA_ASSIGN_OR_RETURN(parts.ops, OpsServer::Start(options.metrics_listen, *parts.metrics));
   const ApiKeys* keys = options.api_keys.has_value() ? &*options.api_keys : nullptr;
   GMA_ASSIGN_OR_RETURN(
-      parts.rpc,
-      RpcServer::Start({.listen = options.listen, .tls = options.tls, .api_keys = keys},
-                       *parts.engine, parts.model.served, parts.clock, *parts.metrics));
+      parts.rpc, RpcServer::Start({.listen = options.listen, .tls = options.tls, .api_keys = keys},
+                                  *parts.engine, parts.model.served, parts.clock, *parts.metrics));
   return absl::OkStatus();
 }
 
@@ -106,24 +104,25 @@ absl::Status WritePortFile(const std::string& path, const Parts& parts) {
 
 void LogServing(const ServerOptions& options, const Parts& parts) {
   const ServedModel& served = parts.model.served;
-  GMA_LOG(kInfo, "serving",
-          {{"model", served.name},
-           {"fingerprint", served.fingerprint},
-           {"listen", ListenAddress{options.listen.host, static_cast<uint16_t>(parts.rpc->port())}
-                          .ToString()},
-           {"metrics_listen",
-            ListenAddress{options.metrics_listen.host, static_cast<uint16_t>(parts.ops->port())}
-                .ToString()},
-           {"grpc_port", parts.rpc->port()},
-           {"metrics_port", parts.ops->port()},
-           {"tls", options.tls.has_value()},
-           {"api_keys", options.api_keys.has_value()},
-           {"session_capacity", parts.engine->GetStatus().rows_total},
-           {"state_bytes", served.state_bytes},
-           {"max_batch_rows", served.max_batch_rows},
-           {"max_step_tokens", served.max_step_tokens},
-           {"load_seconds", absl::ToDoubleSeconds(parts.load_time)},
-           {"version", served.version}});
+  GMA_LOG(
+      kInfo, "serving",
+      {{"model", served.name},
+       {"fingerprint", served.fingerprint},
+       {"listen",
+        ListenAddress{options.listen.host, static_cast<uint16_t>(parts.rpc->port())}.ToString()},
+       {"metrics_listen",
+        ListenAddress{options.metrics_listen.host, static_cast<uint16_t>(parts.ops->port())}
+            .ToString()},
+       {"grpc_port", parts.rpc->port()},
+       {"metrics_port", parts.ops->port()},
+       {"tls", options.tls.has_value()},
+       {"api_keys", options.api_keys.has_value()},
+       {"session_capacity", parts.engine->GetStatus().rows_total},
+       {"state_bytes", served.state_bytes},
+       {"max_batch_rows", served.max_batch_rows},
+       {"max_step_tokens", served.max_step_tokens},
+       {"load_seconds", absl::ToDoubleSeconds(parts.load_time)},
+       {"version", served.version}});
 }
 
 // Returns whether everything that ran has ended. The engine tells when asked, so this asks often

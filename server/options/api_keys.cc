@@ -53,8 +53,8 @@ absl::StatusOr<ApiKeys> ApiKeys::Parse(std::string_view text) {
     if (line.empty() || line.front() == '#') continue;
     const size_t colon = line.find(':');
     const absl::string_view owner = line.substr(0, std::min(colon, line.size()));
-    const auto hash = colon == absl::string_view::npos ? std::nullopt
-                                                       : ParseHash(line.substr(colon + 1));
+    const auto hash =
+        colon == absl::string_view::npos ? std::nullopt : ParseHash(line.substr(colon + 1));
     if (!IsOwner(owner) || !hash.has_value()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "line ", number, " is not owner:sha256 with an owner of 1 to ", kMaxOwnerBytes,

@@ -83,9 +83,9 @@ void AddModelFlags(CLI::App& app, RawFlags& raw) {
 
 void AddNetworkFlags(CLI::App& app, RawFlags& raw) {
   const std::string group = "Network and security";
-  app.add_option("--listen", raw.listen,
-                 "Address of the gRPC services; port 0 picks a free one. Default " + raw.listen +
-                     ".")
+  app.add_option(
+         "--listen", raw.listen,
+         "Address of the gRPC services; port 0 picks a free one. Default " + raw.listen + ".")
       ->option_text("HOST:PORT")
       ->group(group);
   app.add_option("--metrics_listen", raw.metrics_listen,

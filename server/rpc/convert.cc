@@ -151,9 +151,11 @@ absl::StatusOr<ConvertedAppend> ConvertAppend(const v1::AppendRequest& request,
   GMA_ASSIGN_OR_RETURN(const SessionId session, ConvertSessionId(request.session_id()));
   GMA_ASSIGN_OR_RETURN(ConvertedInput input,
                        ConvertInput(request.input(), model, /*required=*/true));
-  return ConvertedAppend{
-      .spec = {.owner = {}, .session = session, .input = {}, .wait_if_busy = request.wait_if_busy()},
-      .input = std::move(input)};
+  return ConvertedAppend{.spec = {.owner = {},
+                                  .session = session,
+                                  .input = {},
+                                  .wait_if_busy = request.wait_if_busy()},
+                         .input = std::move(input)};
 }
 
 absl::StatusOr<ConvertedOpen> ConvertOpen(const v1::SessionOpen& open, const ServedModel& model) {

@@ -52,7 +52,7 @@ class Dispatcher {
 
   const absl::Duration tick_;
   Mailbox<Task> mailbox_;
-  bool stopping_ = false;                  // these three belong to the thread
+  bool stopping_ = false;  // these three belong to the thread
   bool ending_ = false;
   absl::flat_hash_set<LiveCall*> calls_;
   std::thread thread_;

@@ -40,15 +40,11 @@ void GenerateCall::Begin() {
     return Submit(/*fresh=*/!session.has_value());
   }
   auto self = std::static_pointer_cast<GenerateCall>(shared_from_this());
-  env_.engine.Get(request_.spec.owner, *session,
-                  [self](absl::StatusOr<SessionSnapshotInfo> info) {
-                    // A session that the engine does not know is refused by Generate itself.
-                    const bool fresh = info.ok() && info->context_tokens == 0 &&
-                                       info->phase == SessionPhase::kIdle;
-                    self->Enqueue([fresh](ReactorCall& call) {
-                      static_cast<GenerateCall&>(call).Submit(fresh);
-                    });
-                  });
+  env_.engine.Get(request_.spec.owner, *session, [self](absl::StatusOr<SessionSnapshotInfo> info) {
+    // A session that the engine does not know is refused by Generate itself.
+    const bool fresh = info.ok() && info->context_tokens == 0 && info->phase == SessionPhase::kIdle;
+    self->Enqueue([fresh](ReactorCall& call) { static_cast<GenerateCall&>(call).Submit(fresh); });
+  });
 }
 
 void GenerateCall::Submit(bool fresh) {

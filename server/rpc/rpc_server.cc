@@ -63,8 +63,7 @@ class RpcServerImpl final : public RpcServer {
   RpcServerImpl(const RpcServerOptions& options, Engine& engine, const ServedModel& model,
                 const Clock& clock, Metrics& metrics)
       : dispatcher_(std::min(options.heartbeat, absl::Seconds(1))),
-        env_{engine,      model,           clock, metrics, dispatcher_, options.api_keys,
-             options.heartbeat} {}
+        env_{engine, model, clock, metrics, dispatcher_, options.api_keys, options.heartbeat} {}
 
   ~RpcServerImpl() override {
     if (server_ != nullptr) Shutdown(absl::ZeroDuration());

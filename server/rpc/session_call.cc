@@ -64,8 +64,8 @@ absl::Status SessionCall::ConvertCommand(const v1::SessionRequest& request,
       return absl::OkStatus();
     }
     case v1::SessionRequest::kGenerate: {
-      GMA_ASSIGN_OR_RETURN(command.action, ConvertSessionGenerate(request.generate(), env_.model,
-                                                                  RandomSeed()));
+      GMA_ASSIGN_OR_RETURN(command.action,
+                           ConvertSessionGenerate(request.generate(), env_.model, RandomSeed()));
       return absl::OkStatus();
     }
     case v1::SessionRequest::kCredit:

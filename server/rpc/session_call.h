@@ -86,8 +86,8 @@ class SessionCall final
   Phase phase_ = Phase::kNew;
   std::optional<SessionId> session_;
   bool keep_ = false;
-  bool fresh_ = true;  // nothing was fed to the session yet
-  int64_t credit_ = 0;  // tokens that may still be sent
+  bool fresh_ = true;                    // nothing was fed to the session yet
+  int64_t credit_ = 0;                   // tokens that may still be sent
   std::shared_ptr<TokenStream> stream_;  // of the active turn
   uint64_t turn_request_ = 0, end_request_ = 0;
   AnswerLabels labels_;

@@ -52,10 +52,9 @@ EngineCallback<T> Answer(UnaryReply reply, RpcEnvironment& env, Fill fill) {
 
 EngineCallback<SessionSnapshotInfo> AnswerInfo(UnaryReply reply, RpcEnvironment& env,
                                                v1::SessionInfo* response) {
-  return Answer<SessionSnapshotInfo>(std::move(reply), env,
-                                     [&env, response](const SessionSnapshotInfo& info) {
-                                       FillInfo(info, env.model, *response);
-                                     });
+  return Answer<SessionSnapshotInfo>(
+      std::move(reply), env,
+      [&env, response](const SessionSnapshotInfo& info) { FillInfo(info, env.model, *response); });
 }
 
 // Fills a page of `size` from up to `size` + 1 sessions: the one too many says that there is more.
@@ -138,17 +137,16 @@ grpc::ServerUnaryReactor* SessionsService::Append(Context* context,
     }
     // Whether the chat's opening comes first depends on what the session has seen.
     const SessionId id = append.spec.session;
-    env_.engine.Get(
-        std::move(owner), id,
-        [this, append = std::move(append), reply = std::move(reply),
-         response](const absl::StatusOr<SessionSnapshotInfo>& info) mutable {
-          const bool fresh =
-              info.ok() && info->context_tokens == 0 && info->phase == SessionPhase::kIdle;
-          env_.dispatcher.Post([this, append = std::move(append), reply = std::move(reply),
-                                response, fresh]() mutable {
-            SubmitAppend(std::move(append), fresh, std::move(reply), env_, response);
-          });
-        });
+    env_.engine.Get(std::move(owner), id,
+                    [this, append = std::move(append), reply = std::move(reply),
+                     response](const absl::StatusOr<SessionSnapshotInfo>& info) mutable {
+                      const bool fresh = info.ok() && info->context_tokens == 0 &&
+                                         info->phase == SessionPhase::kIdle;
+                      env_.dispatcher.Post([this, append = std::move(append),
+                                            reply = std::move(reply), response, fresh]() mutable {
+                        SubmitAppend(std::move(append), fresh, std::move(reply), env_, response);
+                      });
+                    });
     return absl::OkStatus();
   });
 }

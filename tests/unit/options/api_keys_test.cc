@@ -40,7 +40,8 @@ TEST(ApiKeysTest, RefusesBadLinesByNumberWithoutShowingThem) {
   const std::string hash = HashOf("k");
   for (const std::string& line :
        {std::string("secretword"), ":" + hash, "own er:" + hash, "alice:" + hash.substr(1),
-        "alice:" + hash + "0", "alice:" + hash.substr(1) + "g", std::string(65, 'a') + ":" + hash}) {
+        "alice:" + hash + "0", "alice:" + hash.substr(1) + "g",
+        std::string(65, 'a') + ":" + hash}) {
     EXPECT_THAT(ApiKeys::Parse("# first\n" + line + "\n"),
                 StatusIs(absl::StatusCode::kInvalidArgument,
                          AllOf(HasSubstr("line 2"), Not(HasSubstr("secretword")))))

@@ -13,7 +13,6 @@ namespace {
 
 using ::gma::testing::IsOk;
 using ::gma::testing::StatusIs;
-using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 TEST(LimitsTest, EveryFieldHasOneRowWithARange) {
@@ -28,8 +27,10 @@ TEST(LimitsTest, BothEndsAreInside) {
   for (const Limit& limit : AllLimits()) {
     EXPECT_THAT(CheckLimit(limit, limit.min), IsOk());
     EXPECT_THAT(CheckLimit(limit, limit.max), IsOk());
-    for (const double outside : {std::nextafter(limit.min, -INFINITY), std::nextafter(limit.max, INFINITY),
-                                 -INFINITY, double{INFINITY}, std::nan("")}) {
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    for (const double outside :
+         {std::nextafter(limit.min, -kInfinity), std::nextafter(limit.max, kInfinity), -kInfinity,
+          kInfinity, std::nan("")}) {
       EXPECT_THAT(CheckLimit(limit, outside), StatusIs(absl::StatusCode::kInvalidArgument,
                                                        HasSubstr(std::string(limit.field))));
     }
@@ -40,9 +41,9 @@ TEST(LimitsTest, MessageNamesFieldValueAndLimit) {
   EXPECT_THAT(CheckLimit(limits::kMaxTokens, 1048577),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        "stop.max_tokens is 1048577 tokens, must be in [1, 1048576]"));
-  EXPECT_THAT(CheckLimit(limits::kTopP, 1.5),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       "sampling.top_p is 1.5, must be in [1e-06, 1]"));
+  EXPECT_THAT(
+      CheckLimit(limits::kTopP, 1.5),
+      StatusIs(absl::StatusCode::kInvalidArgument, "sampling.top_p is 1.5, must be in [1e-06, 1]"));
 }
 
 }  // namespace

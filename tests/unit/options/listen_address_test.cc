@@ -25,8 +25,9 @@ TEST(ListenAddressTest, ReadsHostsAndPorts) {
 }
 
 TEST(ListenAddressTest, RefusesEverythingElse) {
-  for (const char* text : {"", "localhost", ":50051", "localhost:", "localhost:65536", "::1:50051",
-                           "localhost:-1", "localhost:+1", "localhost: 1", "localhost:1x", "[]:1"}) {
+  for (const char* text :
+       {"", "localhost", ":50051", "localhost:", "localhost:65536", "::1:50051", "localhost:-1",
+        "localhost:+1", "localhost: 1", "localhost:1x", "[]:1"}) {
     EXPECT_THAT(ParseListenAddress("--listen", text),
                 StatusIs(absl::StatusCode::kInvalidArgument,
                          AllOf(HasSubstr("--listen"), HasSubstr("host:port"))))
@@ -53,8 +54,8 @@ TEST(ListenAddressTest, SeesAPortInUse) {
   ASSERT_EQ(listen(fd, 1), 0);
   ASSERT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
   const ListenAddress taken{"127.0.0.1", ntohs(address.sin_port)};
-  EXPECT_THAT(ProbePort(taken), StatusIs(absl::StatusCode::kFailedPrecondition,
-                                         HasSubstr("Address already in use")));
+  EXPECT_THAT(ProbePort(taken),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("Address already in use")));
   close(fd);
   EXPECT_THAT(ProbePort(taken), IsOk());
 }

@@ -60,9 +60,9 @@ TEST(OperationsPageTest, HasARowForEveryMetric) {
     const char* type = row.type == MetricType::kCounter ? "counter"
                        : row.type == MetricType::kGauge ? "gauge"
                                                         : "histogram";
-    const std::string line = absl::StrCat("| `", std::string(row.name), "` | ", type, " | ",
-                                          std::string(row.labels), " | ", std::string(row.help),
-                                          " |");
+    const std::string line =
+        absl::StrCat("| `", std::string(row.name), "` | ", type, " | ", std::string(row.labels),
+                     " | ", std::string(row.help), " |");
     EXPECT_EQ(lines.count(line), 1u) << line;
   }
 }

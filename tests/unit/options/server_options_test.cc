@@ -62,7 +62,8 @@ TEST(ServerOptionsTest, ReadsEveryFlag) {
 TEST(ServerOptionsTest, BatchRowsNeverExceedWhatThereIs) {
   GMA_ASSERT_OK_AND_ASSIGN(const ServerOptions few, Options({"--model=m", "--max_sessions=3"}));
   EXPECT_EQ(few.max_batch_rows, 3);
-  GMA_ASSERT_OK_AND_ASSIGN(const ServerOptions small, Options({"--model=m", "--max_step_tokens=9"}));
+  GMA_ASSERT_OK_AND_ASSIGN(const ServerOptions small,
+                           Options({"--model=m", "--max_step_tokens=9"}));
   EXPECT_EQ(small.max_batch_rows, 9);
 }
 
@@ -113,9 +114,9 @@ TEST(ServerOptionsTest, OtherMachinesAreKeptOutUnlessAFlagSaysSo) {
   EXPECT_THAT(Parse({"--model=m", "--listen=0.0.0.0:0", "--api_keys=" + keys}),
               refused("--tls_cert"));
   EXPECT_THAT(Parse({"--model=m", "--metrics_listen=0.0.0.0:0"}), refused("--metrics_listen"));
-  EXPECT_TRUE(Parse({"--model=m", "--listen=0.0.0.0:0", "--metrics_listen=0.0.0.0:0",
-                     "--insecure_remote"})
-                  .ok());
+  EXPECT_TRUE(
+      Parse({"--model=m", "--listen=0.0.0.0:0", "--metrics_listen=0.0.0.0:0", "--insecure_remote"})
+          .ok());
   EXPECT_TRUE(Parse({"--model=m", "--api_keys=" + keys}).ok());
 }
 

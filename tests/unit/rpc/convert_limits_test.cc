@@ -115,7 +115,8 @@ std::map<std::string_view, Convert> InputCases() {
        })},
       {"input.chat.messages", Field([](auto& r, double v) {
          r.mutable_input()->mutable_chat();
-         for (int i = 0; i < v; ++i) r.mutable_input()->mutable_chat()->add_messages()->set_role("user");
+         for (int i = 0; i < v; ++i)
+           r.mutable_input()->mutable_chat()->add_messages()->set_role("user");
        })},
       {"input.chat.messages.content", Field([](auto& r, double v) {
          for (const double part : {std::floor(v / 2), std::ceil(v / 2)}) {
@@ -132,9 +133,7 @@ std::map<std::string_view, Convert> OtherCases() {
       {"n", Field([](auto& r, double v) { r.set_n(v); })},
       {"priority", Field([](auto& r, double v) { r.set_priority(v); })},
       {"ttl_seconds",
-       [](const ServedModel&, double v) {
-         return ConvertTtl(static_cast<int64_t>(v)).status();
-       }},
+       [](const ServedModel&, double v) { return ConvertTtl(static_cast<int64_t>(v)).status(); }},
       {"open.initial_credit",
        [](const ServedModel& model, double v) {
          v1::SessionOpen open;

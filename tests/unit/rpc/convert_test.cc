@@ -74,8 +74,9 @@ TEST_F(ConvertTest, ContradictionsAreRefused) {
   v1::GenerateRequest good = request_;
   request_.mutable_stop()->set_max_tokens(4);
   request_.mutable_stop()->set_min_tokens(5);
-  EXPECT_THAT(Convert(), StatusIs(kInvalid, "stop.min_tokens is 5, must be at most "
-                                            "stop.max_tokens, which is 4"));
+  EXPECT_THAT(Convert(), StatusIs(kInvalid,
+                                  "stop.min_tokens is 5, must be at most "
+                                  "stop.max_tokens, which is 4"));
   request_ = good;
   request_.set_n(2);
   EXPECT_THAT(Convert(), IsOk());
@@ -140,8 +141,7 @@ TEST_F(ConvertTest, AFreshChatBeginsWithTheDefaultSystemMessage) {
   GMA_ASSERT_OK_AND_ASSIGN(ConvertedGenerate fresh, Convert());
   ConvertedGenerate later = fresh;
   const std::string kTurn = "<|start|>uhi<|end|><|start|>a";
-  EXPECT_EQ(Decode(std::move(fresh.input).Take(true).tokens),
-            "<|start|>sbe kind<|end|>" + kTurn);
+  EXPECT_EQ(Decode(std::move(fresh.input).Take(true).tokens), "<|start|>sbe kind<|end|>" + kTurn);
   const InputTokens input = std::move(later.input).Take(false);
   EXPECT_EQ(Decode(input.tokens), kTurn);
   EXPECT_THAT(input.close_tokens, ElementsAre(kEndOfText));

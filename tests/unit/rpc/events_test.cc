@@ -32,8 +32,11 @@ class EventsTest : public ::testing::Test {
 TEST_F(EventsTest, NeighbouringTokensOfACandidateShareAMessage) {
   const auto messages = Pack({StartedEvent{7}, Token(0, 10, "a"), Token(0, 11, "b"),
                               Token(1, 12, "c"), Token(0, 13, ""),
-                              FinishedEvent{.candidate = 0, .reason = FinishReason::kLength,
-                                            .text = "tail", .usage = {}, .timings = {}}});
+                              FinishedEvent{.candidate = 0,
+                                            .reason = FinishReason::kLength,
+                                            .text = "tail",
+                                            .usage = {},
+                                            .timings = {}}});
   ASSERT_EQ(messages.size(), 5u);
   EXPECT_EQ(messages[0].started().seed(), 7u);
   EXPECT_EQ(messages[1].tokens().tokens_size(), 2);

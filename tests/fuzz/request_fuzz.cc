@@ -1,0 +1,94 @@
+// Any bytes as a request: parsed as gRPC parses them, then converted for a small model. The first
+// byte picks the message. Whatever is accepted is inside the limits.
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/check.h"
+#include "google/protobuf/stubs/logging.h"
+#include "server/rpc/convert.h"
+#include "tests/unit/rpc/convert_fixture.h"
+
+namespace gma {
+namespace {
+
+constexpr size_t kMaxTokens = (size_t{1} << 20) + 64 * 1024;  // a full input and its chat frames
+
+void CheckTokens(ConvertedInput input) {
+  const InputTokens taken = std::move(input).Take(/*fresh=*/true);
+  GMA_CHECK(taken.tokens.size() <= kMaxTokens);
+  for (const int32_t token : taken.tokens) GMA_CHECK(token >= 0 && token < testing::kVocab);
+}
+
+void CheckGenerate(absl::StatusOr<ConvertedGenerate> converted) {
+  if (!converted.ok()) {
+    GMA_CHECK(!converted.status().message().empty());
+    return;
+  }
+  const GenerateSpec& spec = converted->spec;
+  GMA_CHECK(spec.n >= 1 && spec.n <= 16 && !(spec.n > 1 && spec.session.has_value()));
+  GMA_CHECK(spec.stop.max_tokens >= 1 && spec.stop.min_tokens <= spec.stop.max_tokens);
+  GMA_CHECK(spec.sampling.temperature >= 0 && spec.sampling.temperature <= 100);
+  GMA_CHECK(spec.sampling.top_p > 0 && spec.sampling.top_p <= 1);
+  for (const auto& [token, bias] : spec.sampling.logit_bias) {
+    GMA_CHECK(token >= 0 && token < testing::kVocab && bias >= -100 && bias <= 100);
+  }
+  CheckTokens(std::move(converted->input));
+}
+
+template <typename Message>
+bool Parse(std::string_view bytes, Message& message) {
+  return message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
+}
+
+void FuzzSession(std::string_view bytes, const ServedModel& model) {
+  v1::SessionRequest request;
+  if (!Parse(bytes, request)) return;
+  CheckGenerate(ConvertSessionGenerate(request.generate(), model, 1));
+  if (auto input = ConvertInput(request.append().input(), model, true); input.ok()) {
+    CheckTokens(*std::move(input));
+  }
+  if (const auto open = ConvertOpen(request.open(), model); open.ok()) {
+    GMA_CHECK(open->initial_credit >= 1 && open->initial_credit <= kMaxCredit);
+    GMA_CHECK(open->ttl >= absl::ZeroDuration() && open->ttl <= absl::Hours(168));
+  }
+}
+
+void FuzzOther(std::string_view bytes, const ServedModel& model) {
+  v1::AppendRequest append;
+  if (Parse(bytes, append)) {
+    if (auto converted = ConvertAppend(append, model); converted.ok()) {
+      CheckTokens(std::move(converted->input));
+    }
+  }
+  v1::DetokenizeRequest detokenize;
+  if (Parse(bytes, detokenize) && CheckDetokenize(detokenize, model).ok()) {
+    // Ids are the tokenizer's to check.
+    (void)model.tokenizer->Decode(detokenize.ids(), /*skip_special=*/false).ok();
+  }
+  (void)ParseGenerationDefaults(bytes, testing::kVocab).ok();
+}
+
+}  // namespace
+}  // namespace gma
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const gma::testing::ConvertModel fixture;
+  static const auto quiet = google::protobuf::SetLogHandler(nullptr);
+  (void)quiet;
+  if (size == 0) return 0;
+  const std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
+  if (data[0] % 3 == 0) {
+    gma::v1::GenerateRequest request;
+    if (gma::Parse(bytes, request)) {
+      gma::CheckGenerate(gma::ConvertGenerate(request, fixture.model, 1));
+    }
+  } else if (data[0] % 3 == 1) {
+    gma::FuzzSession(bytes, fixture.model);
+  } else {
+    gma::FuzzOther(bytes, fixture.model);
+  }
+  return 0;
+}
