@@ -10,6 +10,7 @@
 namespace gma::client {
 
 void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.add_option("--server", flags.server, "Address of the server, host:port")
       ->capture_default_str();
   app.add_option("--model", flags.model, "Name of the model; the server's only one if not given");

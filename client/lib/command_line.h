@@ -28,7 +28,8 @@ struct ConnectionFlags {
   std::string model;
 };
 
-// Adds --server, --api_key, --tls, --tls_ca_file, --connect_timeout, --model and --version.
+// Adds --server, --api_key, --tls, --tls_ca_file, --connect_timeout, --model and --version. Of a
+// flag of these or added later that comes twice, the last one counts, so that scripts have defaults.
 void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags);
 ClientOptions OptionsOf(const ConnectionFlags& flags);
 
