@@ -75,7 +75,7 @@ def shown(value: float, unit: str) -> str:
     power = 0
     while abs(value) >= base and power < len(names) - 1:
         value, power = value / base, power + 1
-    suffix = names[power] + {"s": " s", "reqps": "/s", "ops": "/s"}.get(unit, "")
+    suffix = names[power] + {"s": "s", "reqps": "/s", "ops": "/s"}.get(unit, "")
     return f"{value:.3g} {suffix}".strip()
 
 
@@ -91,8 +91,10 @@ def curves(url: str, panel: dict[str, Any], start: float, end: float, rate: str)
     return alive or out[:1]
 
 
-def draw_panel(axes: Axes, panel: dict[str, Any], found: list[Curve]) -> None:
-    """One panel in Grafana's dark colours."""
+def draw_panel(
+    axes: Axes, panel: dict[str, Any], found: list[Curve], span: tuple[float, float]
+) -> None:
+    """One panel in Grafana's dark colours; `span` is the time from left to right."""
     defaults = panel["fieldConfig"]["defaults"]
     unit = defaults["unit"]
     axes.set_title(panel["title"], loc="left", fontsize=10, color=TEXT, fontweight="bold")
@@ -123,8 +125,9 @@ def draw_panel(axes: Axes, panel: dict[str, Any], found: list[Curve]) -> None:
         axes.fill_between(dates, floor, line, color=color, alpha=0.25 if stacked else 0.05)
         below |= dict(zip(times, tops, strict=True))
     axes.set_ylim(bottom=0)
+    axes.set_xlim(*(t / 86400 for t in span))
     axes.xaxis.set_major_formatter(mdates.DateFormatter("%H:%M"))
-    axes.xaxis.set_major_locator(mdates.AutoDateLocator(maxticks=6))
+    axes.set_xticks([(span[0] + (span[1] - span[0]) * i / 4) / 86400 for i in range(5)])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value, unit)))
     axes.legend(
         fontsize=7, loc="upper left", framealpha=0.5, facecolor=PANEL, labelcolor=TEXT, ncols=2
@@ -147,9 +150,10 @@ def draw(url: str, minutes: float, rate: str, output: Path) -> int:
     end = time.time()
     empty = 0
     for axes, panel in zip(grid.flat, panels, strict=False):
-        found = curves(url, panel, end - minutes * 60, end, rate)
+        span = (end - minutes * 60, end)
+        found = curves(url, panel, *span, rate)
         empty += not found
-        draw_panel(axes, panel, found)
+        draw_panel(axes, panel, found, span)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
     output.parent.mkdir(parents=True, exist_ok=True)
