@@ -19,7 +19,7 @@ std::optional<absl::Status> TokenStream::TakeAll(std::vector<StreamEvent>& event
   std::optional<absl::Status> closed;
   bool wake = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     events.swap(events_);
     if (token_events_ > 0) wake = std::exchange(room_wanted_, false);
     token_events_ = 0;
@@ -32,7 +32,7 @@ std::optional<absl::Status> TokenStream::TakeAll(std::vector<StreamEvent>& event
 void TokenStream::AddCredit(int64_t tokens, int64_t cap) {
   bool wake = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     credit_ = std::max(credit_, std::min(cap, credit_ + tokens));
     wake = std::exchange(room_wanted_, false);
   }
@@ -40,7 +40,7 @@ void TokenStream::AddCredit(int64_t tokens, int64_t cap) {
 }
 
 bool TokenStream::HasRoom(int64_t tokens) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const bool room = credit_ >= tokens && token_events_ + static_cast<size_t>(tokens) <= capacity_;
   if (!room) room_wanted_ = true;
   return room;
@@ -49,7 +49,7 @@ bool TokenStream::HasRoom(int64_t tokens) const {
 void TokenStream::Push(StreamEvent event) {
   bool was_empty = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     GMA_CHECK(!closed_);
     if (std::holds_alternative<TokenEvent>(event)) {
       GMA_CHECK(credit_ > 0 && token_events_ < capacity_);
@@ -64,7 +64,7 @@ void TokenStream::Push(StreamEvent event) {
 
 void TokenStream::Close(absl::Status status) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     GMA_CHECK(!closed_);
     closed_ = std::move(status);
   }

@@ -13,7 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 #include "model/sampling/sampler.h"
 #include "model/sampling/sampling_params.h"
 
@@ -88,7 +88,7 @@ class TokenStream {
   std::atomic<bool> cancelled_{false};
   absl::AnyInvocable<void()> notify_;  // called by one thread at a time: pushes are the engine's
   absl::AnyInvocable<void()> wake_;    // likewise: takes and grants are the reader's
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::vector<StreamEvent> events_ ABSL_GUARDED_BY(mutex_);
   size_t token_events_ ABSL_GUARDED_BY(mutex_) = 0;  // in events_
   mutable bool room_wanted_ ABSL_GUARDED_BY(mutex_) = false;

@@ -7,7 +7,8 @@
 #include <thread>
 #include <vector>
 
-#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "base/mutex.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/status_matchers.h"
@@ -16,32 +17,41 @@
 namespace gma::testing {
 namespace {
 
+// Something that one thread waits for and another one announces, again and again.
+struct Signal {
+  Mutex mutex;
+  ConditionVariable changed;
+  bool ready = false;
+
+  void Notify() {
+    MutexLock lock(&mutex);
+    ready = true;
+    changed.NotifyAll();
+  }
+  void Wait() {
+    MutexLock lock(&mutex);
+    while (!ready) changed.Wait(mutex);
+    ready = false;
+  }
+};
+
 // A reader that sleeps until the stream has something for it.
 class WaitingReader {
  public:
   WaitingReader() : signal_(std::make_shared<Signal>()) {}
 
   absl::AnyInvocable<void()> Notifier() {
-    return [signal = signal_] {
-      absl::MutexLock lock(&signal->mutex);
-      signal->ready = true;
-    };
+    return [signal = signal_] { signal->Notify(); };
   }
   // Reads until the end, or until `tokens` came.
   void ReadUntil(Reader& reader, size_t tokens) {
     while (!reader.status && reader.token_count() < tokens) {
-      absl::MutexLock lock(&signal_->mutex);
-      signal_->mutex.Await(absl::Condition(&signal_->ready));
-      signal_->ready = false;
+      signal_->Wait();
       reader.Read();
     }
   }
 
  private:
-  struct Signal {
-    absl::Mutex mutex;
-    bool ready = false;
-  };
   std::shared_ptr<Signal> signal_;
 };
 
@@ -55,13 +65,13 @@ class EngineThreadTest : public EngineTest {
     engine->Start();
   }
   absl::StatusOr<SessionSnapshotInfo> OpenWaiting() {
-    absl::Notification done;
+    Signal done;
     std::optional<absl::StatusOr<SessionSnapshotInfo>> answer;
     engine->Open("alice", absl::ZeroDuration(), [&](auto info) {
       answer = std::move(info);
       done.Notify();
     });
-    done.WaitForNotification();
+    done.Wait();
     return *std::move(answer);
   }
 
@@ -162,12 +172,12 @@ TEST_F(EngineThreadTest, SessionsFromManyThreads) {
         WaitingReader waiter;
         Reader reader(*engine->Generate(spec, waiter.Notifier()));
         if (round % 2 == 0) waiter.ReadUntil(reader, 1000);
-        absl::Notification closed;
+        Signal closed;
         engine->Close("alice", info->id, [&](auto answer) {
           EXPECT_TRUE(answer.ok());
           closed.Notify();
         });
-        closed.WaitForNotification();
+        closed.Wait();
         waiter.ReadUntil(reader, 1000);
         if (round % 2 == 0) {
           ASSERT_TRUE(reader.status->ok());

@@ -19,7 +19,8 @@ using ::testing::SizeIs;
 using testing::StatusIs;
 
 TokenEvent Token(int32_t token) {
-  return {.candidate = 0, .sampled = {.token = token, .logprob = 0, .top_logprobs = {}}, .text = ""};
+  return {
+      .candidate = 0, .sampled = {.token = token, .logprob = 0, .top_logprobs = {}}, .text = ""};
 }
 
 TEST(TokenStreamTest, GivesEventsInOrderAndTheStatusWithTheLastOfThem) {
