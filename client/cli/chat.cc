@@ -127,8 +127,7 @@ absl::Status Chat::Show(AnswerStream& answer) {
   return status;
 }
 
-void Chat::Account(const v1::Finished& finished, absl::Duration first_token,
-                   absl::Duration total) {
+void Chat::Account(const v1::Finished& finished, absl::Duration first_token, absl::Duration total) {
   ++stats_.answers;
   stats_.tokens += finished.usage().completion_tokens();
   stats_.last_prompt = finished.usage().prompt_tokens();
@@ -158,8 +157,7 @@ absl::Status Chat::End() {
   if (session_ == nullptr || session_->broken()) return absl::OkStatus();
   GMA_RETURN_IF_ERROR(session_->End().status());
   if (!flags_.session.empty()) {
-    terminal_.Remark(absl::StrCat("the session stays open; go on with --session ",
-                                  flags_.session));
+    terminal_.Remark(absl::StrCat("the session stays open; go on with --session ", flags_.session));
   }
   return absl::OkStatus();
 }

@@ -19,8 +19,8 @@ namespace gma::client {
 
 // Figures of answers. Times are those a person sees, the network included.
 struct ChatStats {
-  int64_t answers = 0, tokens = 0;            // of the conversation
-  int64_t last_prompt = 0, last_tokens = 0;   // of the last answer
+  int64_t answers = 0, tokens = 0;           // of the conversation
+  int64_t last_prompt = 0, last_tokens = 0;  // of the last answer
   absl::Duration last_first_token, last_total;
 };
 

@@ -49,8 +49,8 @@ absl::Status Stats(Chat& chat, Arguments) {
   std::string text;
   if (stats.answers > 0) {
     const double seconds = absl::ToDoubleSeconds(stats.last_total - stats.last_first_token);
-    absl::StrAppendFormat(&text, "  last answer    %s tokens in %.2f s",
-                          Grouped(stats.last_tokens), absl::ToDoubleSeconds(stats.last_total));
+    absl::StrAppendFormat(&text, "  last answer    %s tokens in %.2f s", Grouped(stats.last_tokens),
+                          absl::ToDoubleSeconds(stats.last_total));
     // The first token is the prompt's work; the others show the speed of decoding.
     if (stats.last_tokens > 1 && seconds > 0) {
       absl::StrAppendFormat(&text, ", %.1f tokens/s",

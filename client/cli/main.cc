@@ -63,10 +63,10 @@ absl::StatusOr<Next> Do(Chat& chat, const std::string& line) {
 }
 
 int ChatAtTerminal(Chat& chat, Terminal& terminal) {
-  terminal.Note(absl::StrCat(
-      chat.model().name(), ", ", Grouped(chat.model().parameter_count()), " parameters. ",
-      "The whole conversation is ", Grouped(chat.model().state_bytes()),
-      " bytes, at any length. /help lists the commands, Ctrl-D ends."));
+  terminal.Note(absl::StrCat(chat.model().name(), ", ", Grouped(chat.model().parameter_count()),
+                             " parameters. ", "The whole conversation is ",
+                             Grouped(chat.model().state_bytes()),
+                             " bytes, at any length. /help lists the commands, Ctrl-D ends."));
   LineEditor editor(DefaultHistoryFile(), terminal.colour());
   for (;;) {
     const LineEditor::Line line = editor.Read();

@@ -67,9 +67,8 @@ absl::StatusOr<std::optional<AnswerPiece>> AnswerStream::Next() {
 
 absl::Status SequenceCheck::Accept(uint64_t sequence, int64_t count) {
   if (sequence != next_) {
-    return absl::DataLossError(
-        absl::StrCat("the stream lost or repeated events: sequence ", sequence,
-                     " came where ", next_, " was due"));
+    return absl::DataLossError(absl::StrCat("the stream lost or repeated events: sequence ",
+                                            sequence, " came where ", next_, " was due"));
   }
   next_ += static_cast<uint64_t>(count);
   return absl::OkStatus();

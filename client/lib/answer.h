@@ -18,9 +18,9 @@
 namespace gma::client {
 
 struct AnswerPiece {
-  int32_t candidate = 0;                // [0, n)
-  std::string text;                     // whole characters; may be empty
-  std::vector<v1::Token> tokens;        // the tokens of this piece, with their own byte pieces
+  int32_t candidate = 0;                 // [0, n)
+  std::string text;                      // whole characters; may be empty
+  std::vector<v1::Token> tokens;         // the tokens of this piece, with their own byte pieces
   std::optional<v1::Finished> finished;  // set in the last piece of the candidate
 };
 
@@ -46,7 +46,7 @@ class AnswerAssembler {
 
   const int32_t candidates_;
   v1::Started started_;
-  std::map<int32_t, Utf8Stream> text_;         // by candidate
+  std::map<int32_t, Utf8Stream> text_;        // by candidate
   std::map<int32_t, v1::Finished> finished_;  // by candidate
 };
 

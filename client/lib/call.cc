@@ -44,8 +44,7 @@ class Reactor final : public grpc::ClientReadReactor<v1::GenerateResponse>, publ
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-Reactor::Reactor(const StreamEnvironment& env, v1::GenerateRequest request,
-                 GenerateHandler handler)
+Reactor::Reactor(const StreamEnvironment& env, v1::GenerateRequest request, GenerateHandler handler)
     : token_(std::in_place, env.streams),
       request_(std::move(request)),
       handler_(std::move(handler)),
@@ -154,8 +153,7 @@ class QueuedStream final : public AnswerStream {
 
   bool Wait(absl::Duration timeout) override {
     absl::MutexLock lock(&shared_->mutex);
-    return shared_->mutex.AwaitWithTimeout(absl::Condition(shared_.get(), &Shared::Ready),
-                                           timeout);
+    return shared_->mutex.AwaitWithTimeout(absl::Condition(shared_.get(), &Shared::Ready), timeout);
   }
 
   void Cancel() override { call_->Cancel(); }

@@ -46,8 +46,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Create(const ClientOptions& opti
     }
     credentials = grpc::SslCredentials(ssl);
   }
-  return std::unique_ptr<Client>(new Client(
-      options, grpc::CreateCustomChannel(options.address, credentials, Arguments())));
+  return std::unique_ptr<Client>(
+      new Client(options, grpc::CreateCustomChannel(options.address, credentials, Arguments())));
 }
 
 Client::Client(ClientOptions options, std::shared_ptr<grpc::Channel> channel)
@@ -99,9 +99,9 @@ absl::StatusOr<v1::ModelInfo> Client::WaitUntilServing(std::string_view model,
                          status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
     if (!not_yet) return StatusOfCall(status, context);
     if (absl::Now() + kPollPeriod > end) {
-      return absl::UnavailableError(
-          absl::StrCat("no server answers at ", options_.address, " (waited ",
-                       absl::FormatDuration(timeout), "): ", status.error_message()));
+      return absl::UnavailableError(absl::StrCat("no server answers at ", options_.address,
+                                                 " (waited ", absl::FormatDuration(timeout),
+                                                 "): ", status.error_message()));
     }
     // Whether the other side is there can only be found out by asking again.
     absl::SleepFor(kPollPeriod);
@@ -113,8 +113,8 @@ std::unique_ptr<AnswerStream> Client::Generate(v1::GenerateRequest request,
   return StreamGenerate(Environment(), std::move(request), timeout);
 }
 
-std::shared_ptr<GenerateCall> Client::Generate(v1::GenerateRequest request,
-                                               GenerateHandler handler, absl::Duration timeout) {
+std::shared_ptr<GenerateCall> Client::Generate(v1::GenerateRequest request, GenerateHandler handler,
+                                               absl::Duration timeout) {
   return StartGenerate(Environment(), std::move(request), timeout, std::move(handler));
 }
 

@@ -29,7 +29,8 @@ struct ConnectionFlags {
 };
 
 // Adds --server, --api_key, --tls, --tls_ca_file, --connect_timeout, --model and --version. Of a
-// flag of these or added later that comes twice, the last one counts, so that scripts have defaults.
+// flag of these or added later that comes twice, the last one counts, so that scripts have
+// defaults.
 void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags);
 ClientOptions OptionsOf(const ConnectionFlags& flags);
 

@@ -65,8 +65,7 @@ bool SessionCall::Wait(uint64_t request_id, absl::Duration timeout) {
   return mutex_.AwaitWithTimeout(absl::Condition(&ready), timeout);
 }
 
-absl::StatusOr<v1::SessionResponse> SessionCall::Next(uint64_t request_id,
-                                                      absl::Duration timeout) {
+absl::StatusOr<v1::SessionResponse> SessionCall::Next(uint64_t request_id, absl::Duration timeout) {
   absl::MutexLock lock(&mutex_);
   EventQueue& queue = waiting_[request_id];
   const auto ready = [&] {

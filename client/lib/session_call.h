@@ -22,8 +22,7 @@
 namespace gma::client {
 
 // THREADS: any. Keeps itself alive until the stream is over.
-class SessionCall final
-    : public grpc::ClientBidiReactor<v1::SessionRequest, v1::SessionResponse> {
+class SessionCall final : public grpc::ClientBidiReactor<v1::SessionRequest, v1::SessionResponse> {
  public:
   explicit SessionCall(const StreamEnvironment& env);
   static std::shared_ptr<SessionCall> Start(const StreamEnvironment& env);
@@ -70,10 +69,10 @@ class SessionCall final
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   std::deque<v1::SessionRequest> outgoing_ ABSL_GUARDED_BY(mutex_);  // front: being written
   bool writable_ ABSL_GUARDED_BY(mutex_) = true;
-  bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // the server's polite end was read
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;   // the server's polite end was read
   absl::Status broken_ ABSL_GUARDED_BY(mutex_);  // why this side gave the stream up
   std::map<uint64_t, EventQueue> waiting_ ABSL_GUARDED_BY(mutex_);  // by request id
-  std::optional<absl::Status> status_ ABSL_GUARDED_BY(mutex_);  // set when the stream is over
+  std::optional<absl::Status> status_ ABSL_GUARDED_BY(mutex_);      // set when the stream is over
 };
 
 }  // namespace gma::client

@@ -9,7 +9,7 @@
 namespace gma::client {
 namespace {
 
-constexpr char kRetryKey[] = "retry-after-ms";           // of the trailing metadata
+constexpr char kRetryKey[] = "retry-after-ms";             // of the trailing metadata
 constexpr char kRetryPayload[] = "gma.v1/retry-after-ms";  // of the status
 
 }  // namespace
@@ -19,8 +19,8 @@ absl::Status StatusOfCall(const grpc::Status& status, const grpc::ClientContext&
   absl::Status result(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
   const auto& metadata = context.GetServerTrailingMetadata();
   if (const auto hint = metadata.find(kRetryKey); hint != metadata.end()) {
-    result.SetPayload(kRetryPayload, absl::Cord(absl::string_view(hint->second.data(),
-                                                                  hint->second.size())));
+    result.SetPayload(kRetryPayload,
+                      absl::Cord(absl::string_view(hint->second.data(), hint->second.size())));
   }
   return result;
 }

@@ -15,8 +15,8 @@ Summary Distribution::Summarise() const {
     return sorted[rank - 1];
   };
   summary.count = sorted.size();
-  summary.mean = std::accumulate(sorted.begin(), sorted.end(), 0.0) /
-                 static_cast<double>(sorted.size());
+  summary.mean =
+      std::accumulate(sorted.begin(), sorted.end(), 0.0) / static_cast<double>(sorted.size());
   summary.p50 = percentile(50);
   summary.p90 = percentile(90);
   summary.p99 = percentile(99);

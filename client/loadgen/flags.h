@@ -15,11 +15,11 @@ struct LoadFlags {
   int32_t connections = 1;
   // Closed loop, unless `rate` is set: so many requests at once, each followed by another.
   int32_t streams = 1;
-  double rate = 0;                  // open loop: requests a second, whatever the server does
+  double rate = 0;                   // open loop: requests a second, whatever the server does
   std::string arrivals = "poisson";  // or "constant"
-  int64_t requests = 0;             // 0: no limit
-  double duration = 0;              // seconds in which requests are started; 0: no limit
-  double timeout = 600;             // seconds, of one request
+  int64_t requests = 0;              // 0: no limit
+  double duration = 0;               // seconds in which requests are started; 0: no limit
+  double timeout = 600;              // seconds, of one request
   int64_t prompt_tokens = 32;
   int64_t max_tokens = 64;
   bool ignore_eos = false;

@@ -54,13 +54,12 @@ std::string TableOf(const LoadResult& result) {
       &text, "requests   %d started, %d succeeded, %d cancelled, %d failed in %.2f s (%.2f/s)\n",
       result.started, result.succeeded, result.cancelled, result.failed, result.wall_seconds,
       PerSecond(result.succeeded, result.wall_seconds));
-  absl::StrAppendFormat(
-      &text, "tokens     %d generated (%.1f/s), %d of prompts (%.1f/s)\n",
-      result.completion_tokens, PerSecond(result.completion_tokens, result.wall_seconds),
-      result.prompt_tokens, PerSecond(result.prompt_tokens, result.wall_seconds));
+  absl::StrAppendFormat(&text, "tokens     %d generated (%.1f/s), %d of prompts (%.1f/s)\n",
+                        result.completion_tokens,
+                        PerSecond(result.completion_tokens, result.wall_seconds),
+                        result.prompt_tokens, PerSecond(result.prompt_tokens, result.wall_seconds));
   for (const auto& [code, error] : result.errors) {
-    absl::StrAppendFormat(&text, "error      %s, %d times: %s\n", code, error.count,
-                          error.example);
+    absl::StrAppendFormat(&text, "error      %s, %d times: %s\n", code, error.count, error.example);
   }
   return text;
 }

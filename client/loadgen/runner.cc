@@ -83,8 +83,8 @@ void Runner::Start(int64_t index, absl::Time due) {
   Client& client = *clients_[static_cast<size_t>(index) % clients_.size()];
   // Held until the call is in the map: its end must find it there.
   absl::MutexLock lock(&mutex_);
-  calls_[index] = client.Generate(request->plan.request, std::move(handler),
-                                  absl::Seconds(flags_.timeout));
+  calls_[index] =
+      client.Generate(request->plan.request, std::move(handler), absl::Seconds(flags_.timeout));
   if (stopped_) calls_[index]->Cancel();
 }
 

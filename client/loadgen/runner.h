@@ -30,10 +30,10 @@ struct ErrorCount {
 // Times in seconds. Those of requests that failed, were cancelled or read slowly are left out.
 struct LoadResult {
   int64_t started = 0, succeeded = 0, cancelled = 0, failed = 0, slow = 0;
-  std::map<std::string, ErrorCount> errors;  // by the name of the code
+  std::map<std::string, ErrorCount> errors;          // by the name of the code
   int64_t prompt_tokens = 0, completion_tokens = 0;  // of all requests, as far as they came
-  double wall_seconds = 0;  // first start until last end
-  Distribution first_token;  // planned arrival until the first token
+  double wall_seconds = 0;                           // first start until last end
+  Distribution first_token;                          // planned arrival until the first token
   // Between tokens; tokens that came in one message share the time since the one before.
   Distribution inter_token;
   Distribution inter_message;  // between messages: the longest a reader sees nothing new
@@ -98,8 +98,7 @@ class Runner {
   int64_t tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time last_end_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<int64_t, std::shared_ptr<GenerateCall>> calls_ ABSL_GUARDED_BY(mutex_);
-  std::priority_queue<Wakeup, std::vector<Wakeup>, std::greater<>> wakeups_
-      ABSL_GUARDED_BY(mutex_);
+  std::priority_queue<Wakeup, std::vector<Wakeup>, std::greater<>> wakeups_ ABSL_GUARDED_BY(mutex_);
   LoadResult result_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -15,7 +15,8 @@
 
 namespace gma {
 
-// Names and shapes of every tensor that `config` asks for (DESIGN.md 3; docs/ARCHITECTURE.md).
+// Names and shapes of every tensor that `config` asks for (docs/ARCHITECTURE.md, "Model
+// directory").
 std::map<std::string, std::vector<int64_t>> ExpectedTensors(const ModelConfig& config);
 
 struct ModelDirOptions {

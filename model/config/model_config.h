@@ -15,7 +15,7 @@ enum class ReadMode { kStatic, kAdapted };
 enum class ForgetMode { kNone, kHead, kWrite };
 // How component_omega becomes a variance: kBounded is
 //   log sigma^2 = lo + (hi - lo) sigmoid(omega), lo = log 0.05, hi = log(20 sqrt(r));
-// kSoftplus is sigma^2 = softplus(omega) + 1e-6 (GMA.md 3).
+// kSoftplus is sigma^2 = softplus(omega) + 1e-6 (docs/MATH.md 3).
 enum class VarParam { kBounded, kSoftplus };
 enum class WeightType { kFloat32, kBFloat16 };
 

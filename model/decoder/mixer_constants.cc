@@ -13,7 +13,7 @@ namespace {
 // log(1 + e^x) without overflow.
 double Softplus(double x) { return std::fmax(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
 
-// Variance of a free parameter (GMA.md 3).
+// Variance of a free parameter (docs/MATH.md 3).
 double Variance(double omega, VarParam var_param, int32_t routing_dim) {
   if (var_param == VarParam::kSoftplus) return Softplus(omega) + 1e-6;
   const double lo = std::log(0.05);

@@ -1,5 +1,5 @@
 // One token through the recurrent part of one layer's mixer, for one state row: everything between
-// the projections and o_proj (GMA.md 5.2, 11, 11.1; docs/MATH.md, "Step").
+// the projections and o_proj (docs/MATH.md 5.2, 11, 11.1, 17).
 //
 // Order: short convolution (SiLU on the value) -> route_norm -> rotate q and k (RoPE, half-split,
 // angles in float64) -> write responsibilities and log-decay -> write (with a window: the token
@@ -20,7 +20,7 @@ struct MixerConstants {
   bool adapted;        // read "adapted"
   bool forget_head, forget_write;
   double norm_eps, rope_theta;
-  // Gauge-centred score matrix (GMA.md 2.1, 2.2): score_k(x) = sum_m w2[m,k] x_m^2 + w1[m,k] x_m
+  // Gauge-centred score matrix (MATH.md 2.1, 2.2): score_k(x) = sum_m w2[m,k] x_m^2 + w1[m,k] x_m
   // + w0[k], in float64.
   const double* score_w2;     // [G, r, K]
   const double* score_w1;     // [G, r, K]

@@ -1,5 +1,5 @@
-// The mixture's parameters as the matrix that turns [x*x, x, 1] into scores (GMA.md 2.1), in the
-// centred gauge (GMA.md 2.2): each row loses its mean over k, which changes a score by a function
+// The mixture's parameters as the matrix that turns [x*x, x, 1] into scores (MATH.md 2.1), in the
+// centred gauge (MATH.md 2.2): each row loses its mean over k, which changes a score by a function
 // of x alone and keeps magnitudes, and with them rounding errors, small.
 #ifndef GMA_MODEL_KERNELS_SCORE_MATRIX_H_
 #define GMA_MODEL_KERNELS_SCORE_MATRIX_H_

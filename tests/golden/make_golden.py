@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
-
 from gma_torch.checkpoint import save_model
 from gma_torch.config import PRESETS, GmaConfig
 from gma_torch.testing import random_model
+from safetensors.torch import save
 
 TOKENS = 512
 POSITIONS = [0, 1, 2, 3, 15, 16, 17, 63, 64, 65, 300, 511]

@@ -40,9 +40,9 @@ MATCHER_P2(StatusIs, code, message,
 // Fails the test unless `expr`, an absl::StatusOr, holds a value, which is assigned to `lhs`.
 #define GMA_ASSERT_OK_AND_ASSIGN(lhs, expr) \
   GMA_ASSERT_OK_AND_ASSIGN_IMPL(GMA_TEST_CONCAT(gma_test_or_, __LINE__), lhs, expr)
-#define GMA_ASSERT_OK_AND_ASSIGN_IMPL(tmp, lhs, expr)   \
-  auto tmp = (expr);                                    \
-  ASSERT_TRUE(tmp.ok()) << tmp.status().ToString();     \
+#define GMA_ASSERT_OK_AND_ASSIGN_IMPL(tmp, lhs, expr) \
+  auto tmp = (expr);                                  \
+  ASSERT_TRUE(tmp.ok()) << tmp.status().ToString();   \
   lhs = *std::move(tmp)
 
 #endif  // GMA_TESTS_SUPPORT_STATUS_MATCHERS_H_

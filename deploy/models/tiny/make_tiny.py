@@ -14,12 +14,11 @@ import argparse
 import lzma
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from gma_torch.checkpoint import save_model
 from gma_torch.config import PRESETS, GmaConfig
 from gma_torch.testing import random_model
 from gma_torch.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_tokenizer
+from tokenizers import Tokenizer
 
 FLAVOURS = ("plain", "from_scratch", "converted")
 _VOCABULARY = 768

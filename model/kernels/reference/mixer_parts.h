@@ -1,4 +1,4 @@
-// The parts of one mixer step for one memory head, in their order (GMA.md 2, 5.2, 11.1). All
+// The parts of one mixer step for one memory head, in their order (docs/MATH.md 2, 5.2, 11.1). All
 // arithmetic is double; only what the state row keeps is rounded to its type.
 #ifndef GMA_MODEL_KERNELS_REFERENCE_MIXER_PARTS_H_
 #define GMA_MODEL_KERNELS_REFERENCE_MIXER_PARTS_H_
@@ -37,16 +37,16 @@ void RmsNorm(const float* gain, double eps, int32_t count, double* x);
 // Rotates the pairs (x_i, x_{i + v/2}).
 void Rotate(const RopeAngles& angles, double* x);
 
-// score_k(x) of the mixture of `memory_head`, [K] (GMA.md 2.1).
+// score_k(x) of the mixture of `memory_head`, [K] (docs/MATH.md 2.1).
 std::vector<double> Scores(const MixerConstants& constants, int32_t memory_head, const double* x);
 
-// softmax(scores), numbers below 2^-100 set to 0 (GMA.md 2.4).
+// softmax(scores), numbers below 2^-100 set to 0 (docs/MATH.md 2.4).
 std::vector<double> WriteResponsibilities(const std::vector<double>& scores);
 
 // log softmax(scores).
 std::vector<double> LogResponsibilities(const std::vector<double>& scores);
 
-// The slots of `memory_head` take a token (GMA.md 5.2, "Gates in the mean form"):
+// The slots of `memory_head` take a token (docs/MATH.md 5.2, "Gates in the mean form"):
 //   mass_k <- exp(la_k) mass_k + r_k;  mean_k <- mean_k + (r_k / mass_k) (content - mean_k).
 // content: [M] (value, then rotated key with read "adapted"); route_k [r]; log_decay as in
 // HeadToken (forget "write" makes its own from r_k).
@@ -57,7 +57,7 @@ void WriteToken(const MixerConstants& constants, const MixerState& state, int32_
 void AdvanceWindow(const MixerConstants& constants, const MixerState& state, int64_t position,
                    int32_t memory_head, const HeadToken& token);
 
-// One softmax over the slots and the window tokens up to `position` (GMA.md 6, 11.1): [J, v].
+// One softmax over the slots and the window tokens up to `position` (docs/MATH.md 6, 11.1): [J, v].
 std::vector<double> Read(const MixerConstants& constants, const MixerState& state, int64_t position,
                          int32_t memory_head, const HeadToken& token);
 

@@ -36,7 +36,7 @@ std::vector<double> SlotLogits(const MixerConstants& constants, const MixerState
       logits[k] = scale * Dot(token.q.data() + j * v, mean_key, v);
     }
   } else {
-    // Beside a window the gauge matters: log-responsibilities, not raw scores (GMA.md 11.1).
+    // Beside a window the gauge matters: log-responsibilities, not raw scores (docs/MATH.md 11.1).
     logits = Scores(constants, memory_head, token.route_q.data() + j * constants.routing_dim);
     if (constants.window > 0) logits = LogResponsibilities(logits);
   }

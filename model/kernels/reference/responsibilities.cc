@@ -7,7 +7,7 @@
 namespace gma::reference {
 namespace {
 
-constexpr double kFlush = 0x1p-100;  // GMA.md 2.4
+constexpr double kFlush = 0x1p-100;  // docs/MATH.md 2.4
 
 }  // namespace
 

@@ -21,7 +21,7 @@ void WriteToken(const MixerConstants& constants, const MixerState& state, int32_
     float* mean = state.memory + slot * width;
     float* rest = state.compensation == nullptr ? nullptr : state.compensation + slot * width;
     for (int64_t i = 0; i < width; ++i) {
-      // The compensation is what rounding the mean to float32 left out (GMA.md 7).
+      // The compensation is what rounding the mean to float32 left out (docs/MATH.md 7).
       double exact = rest == nullptr ? mean[i] : static_cast<double>(mean[i]) + rest[i];
       exact += step * (content[i] - exact);
       mean[i] = static_cast<float>(exact);

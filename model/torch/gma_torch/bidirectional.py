@@ -1,9 +1,9 @@
-"""Bidirectional GMA: every token reads what all tokens wrote (GMA.md 4).
+"""Bidirectional GMA: every token reads what all tokens wrote (docs/MATH.md 4).
 
     M = R^T V,  s = R^T 1,  o_i = q_i M / <q_i, s>
 
 computed as in the causal layer: slots keep means m = M / s, and the read is
-softmax_k(score + log s) m, so that nothing is divided by a small number (GMA.md 6).
+softmax_k(score + log s) m, so that nothing is divided by a small number (docs/MATH.md 6).
 Shapes as in `gma_torch.causal`.
 """
 

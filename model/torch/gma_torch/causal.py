@@ -1,4 +1,4 @@
-"""Causal GMA in its three equal forms: quadratic, recurrent, chunkwise (GMA.md 5, gates: 11).
+"""Causal GMA in its three equal forms: quadratic, recurrent, chunkwise (docs/MATH.md 5, gates: 11).
 
 Shapes: B sequences, T tokens, H query heads, G memory heads (G divides H; query head h reads
 memory head h // (H / G)), K slots, v = value width.
@@ -66,7 +66,7 @@ def _share(part: Tensor, mass: Tensor) -> Tensor:
 
 
 def merge_slots(a: SlotState, b: SlotState) -> SlotState:
-    """The state after the tokens of both (GMA.md 5.4); slots that b did not write stay."""
+    """The state after the tokens of both (docs/MATH.md 5.4); slots that b did not write stay."""
     mass = a.mass + b.mass
     step = _share(b.mass, mass).to(a.memory.dtype).unsqueeze(-1)
     return SlotState(mass, a.memory + step * (b.memory - a.memory))
@@ -75,7 +75,7 @@ def merge_slots(a: SlotState, b: SlotState) -> SlotState:
 def write_token(
     state: SlotState, resp_k: Tensor, content: Tensor, log_decay: Tensor | None
 ) -> SlotState:
-    """Writes one token (GMA.md 5.2): s <- alpha s + r, m <- m + r/s (c - m).
+    """Writes one token (docs/MATH.md 5.2): s <- alpha s + r, m <- m + r/s (c - m).
 
     Args:
         state: slots of width m. resp_k: [B, G, K]. content: [B, G, m].
@@ -89,7 +89,7 @@ def write_token(
 
 
 def read_slots(state: SlotState, score_q: Tensor) -> Tensor:
-    """Reads one token's queries (GMA.md 6): softmax_k(score + log s) m.
+    """Reads one token's queries (docs/MATH.md 6): softmax_k(score + log s) m.
 
     Args:
         score_q: [B, H, K].
@@ -111,7 +111,7 @@ def causal_recurrent(
     log_decay: Tensor | None = None,
     state: SlotState | None = None,
 ) -> tuple[Tensor, SlotState]:
-    """One token after the other (GMA.md 5.2). Returns the output [B, T, H, v] and the state."""
+    """One token after the other (MATH.md 5.2). Returns the output [B, T, H, v] and the state."""
     state = state or _empty_for(resp_k, value)
     out = []
     for t in range(score_q.shape[1]):
@@ -126,7 +126,7 @@ def causal_recurrent(
 def causal_quadratic(
     score_q: Tensor, resp_k: Tensor, value: Tensor, log_decay: Tensor | None = None
 ) -> Tensor:
-    """The O(T^2) reference (GMA.md 5.1); meant for float64 and moderate scores.
+    """The O(T^2) reference (docs/MATH.md 5.1); meant for float64 and moderate scores.
 
     A_ij = sum_k q_ik exp(b_ik - b_jk) r_jk for j <= i, b the cumulative log gate.
     Returns the output [B, T, H, v].
@@ -214,7 +214,7 @@ def causal_chunkwise(
     state: SlotState | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, SlotState]:
-    """Chunks of matrix products (GMA.md 5.3), for training and prefill.
+    """Chunks of matrix products (docs/MATH.md 5.3), for training and prefill.
 
     With w = softmax_k(score + log S), token j has the weight sum_k w_ik exp(b_ik-b_jk) r_jk / S_ik
     in output i and an entering mean the weight w_ik exp(b_ik) s_k / S_ik: every factor is at most

@@ -1,4 +1,4 @@
-"""Initial weights of a model that is trained from scratch (GMA.md 3, 11.2)."""
+"""Initial weights of a model that is trained from scratch (docs/MATH.md 3, 11.2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gma_torch.responsibilities import omega_of_variance
 
 _STD = 0.02
 # Time scales are spread over the memory heads, never one value: it matters more than the kind of
-# gate (GMA.md 11.2). Log gate per token, or beta per unit of responsibility.
+# gate (docs/MATH.md 11.2). Log gate per token, or beta per unit of responsibility.
 _SLOWEST, _FASTEST = 0.02, 1.5
 
 

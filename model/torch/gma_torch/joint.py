@@ -1,4 +1,4 @@
-"""The joint read: a window of recent tokens and the memory slots in one softmax (GMA.md 11.1).
+"""The joint read: a window of recent tokens and the memory slots in one softmax (MATH.md 11.1).
 
 Shapes: B sequences, T new tokens, H query heads, G memory heads (G divides H; query head h reads
 memory head h // (H / G)), K slots, v = head width. Keys and queries are already rotated.

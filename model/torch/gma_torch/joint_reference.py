@@ -1,6 +1,6 @@
 """The joint read, one token after the other: the oracle of `joint.joint_chunkwise`.
 
-It follows GMA.md 5.2 and 11.1 line by line and is slow on purpose.
+It follows docs/MATH.md 5.2 and 11.1 line by line and is slow on purpose.
 """
 
 from __future__ import annotations

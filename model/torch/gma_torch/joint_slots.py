@@ -1,4 +1,4 @@
-"""The slot half of the joint read, chunkwise (GMA.md 5.3, 11.1): write a token, read with a query.
+"""The slot half of the joint read, chunkwise (MATH.md 5.3, 11.1): write a token, read with a query.
 
 Shapes: B sequences, n chunks of C tokens, G memory heads, J = H / G query heads for each, K slots,
 v = head width. Everything heavy is a matrix product over the chunks.
@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Responsibilities below this are exactly 0 on the write side (GMA.md 2.4).
+# Responsibilities below this are exactly 0 on the write side (docs/MATH.md 2.4).
 FLUSH = 2.0**-100
 
-# exp() of at most this much keeps the factored gates far inside float32 (GMA.md 11).
+# exp() of at most this much keeps the factored gates far inside float32 (docs/MATH.md 11).
 _MAX_CHUNK_DECAY = 60.0
 
 
@@ -79,7 +79,7 @@ def _chunk_gates(decay: Tensor | None, resp: Tensor) -> _Gates:
 def _chunk_states(
     mass_add: Tensor, sums: Tensor, keep: Tensor | None, state: SlotState
 ) -> tuple[Tensor, Tensor, SlotState]:
-    """Runs over the chunks (GMA.md 5.4).
+    """Runs over the chunks (docs/MATH.md 5.4).
 
     Args:
         mass_add: [B, G, n, K] what each chunk adds to the masses, gated to its end.
@@ -117,7 +117,7 @@ def slot_read(
     log_resp_q: Tensor | None,
     chunk: int,
 ) -> tuple[Tensor, Tensor, SlotState]:
-    """Writes token i into the slots, then reads them with query i: chunkwise (GMA.md 5.3, 11.1).
+    """Writes token i into the slots, then reads them with query i: chunkwise (MATH.md 5.3, 11.1).
 
     Args:
         q: [B, G, J, T, v] queries, each already beside the token written just before it.
@@ -197,7 +197,7 @@ def _addresses(q: Tensor, k: Tensor, gates: _Gates, masses: _Masses, means: Tens
 def _read_means(
     slot_logit: Tensor, value: Tensor, gates: _Gates, masses: _Masses, means: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Softmax over the slots and the mix of their means (GMA.md 5.3).
+    """Softmax over the slots and the mix of their means (docs/MATH.md 5.3).
 
     slot_logit [B, G, J, n, C, K] without log s; value [B, G, n, C, v]; means [B, G, 1, n, K, v].
 

@@ -1,4 +1,4 @@
-"""The causal GMA mixer of one layer, with every option of the model (GMA.md 5, 11, 11.1).
+"""The causal GMA mixer of one layer, with every option of the model (docs/MATH.md 5, 11, 11.1).
 
 Order: project, short convolution (then SiLU on the value alone), route_norm, scores, forget,
 write, read, out_norm, out_gate, o_proj.
@@ -165,7 +165,7 @@ class GmaMixer(nn.Module):
         return self._finish(out.unsqueeze(1), x).squeeze(1), state
 
     def write_scores(self, route_k: Tensor) -> Tensor:
-        """Mixture scores [B, T, G, K] of routing vectors [B, T, G, r] (GMA.md 2)."""
+        """Mixture scores [B, T, G, K] of routing vectors [B, T, G, r] (docs/MATH.md 2)."""
         return matrix_scores(route_k.unsqueeze(3), *self._score_matrix(route_k.dtype)).squeeze(3)
 
     def read_scores(self, route_q: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ class GmaMixer(nn.Module):
         return self.o_proj(out)
 
     def _decay(self, log_decay: Tensor | None, resp_k: Tensor) -> Tensor | None:
-        """Log gates [B, T, G, 1 or K] of tokens with responsibilities [B, T, G, K] (GMA.md 11)."""
+        """Log gates [B, T, G, 1 or K] of tokens with responsibilities [B, T, G, K] (MATH.md 11)."""
         if self.options.forget == "head":
             return log_decay.unsqueeze(-1)
         if self.options.forget == "write":
@@ -290,7 +290,7 @@ class GmaMixer(nn.Module):
     def _read_recurrent(
         self, projected: _Projected, state: MixerState
     ) -> tuple[Tensor, MixerState]:
-        """Output [B, H, v] and the state after one token (GMA.md 5.2, 11.1)."""
+        """Output [B, H, v] and the state after one token (docs/MATH.md 5.2, 11.1)."""
         window = self.options.window
         state = replace(state, conv=projected.conv)
         if not window:
@@ -338,7 +338,7 @@ class GmaMixer(nn.Module):
         return replace(state, mass=slots.mass, memory=slots.memory)
 
     def _read_joint(self, projected: _Projected, state: MixerState) -> Tensor:
-        """One softmax over slots and window for one token (GMA.md 11.1); returns [B, H, v]."""
+        """One softmax over slots and window for one token (MATH.md 11.1); returns [B, H, v]."""
         v = self.head_dim
         q = projected.q[:, 0].unflatten(1, (self.groups, -1))  # [B, G, J, v]
         if self.options.read == "adapted":

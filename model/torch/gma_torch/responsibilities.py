@@ -1,4 +1,4 @@
-"""Responsibilities: the posterior over mixture components (GMA.md 2).
+"""Responsibilities: the posterior over mixture components (docs/MATH.md 2).
 
     score_k(x) = a_k + 1/2 sum_m log lam_km - 1/2 sum_m lam_km (x_m - mu_km)^2
     r(x)       = softmax_k score_k(x)
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # On the write side a smaller responsibility is exactly 0, in every form and on every device, so
-# that machines with and without subnormal numbers agree (GMA.md 2.4).
+# that machines with and without subnormal numbers agree (docs/MATH.md 2.4).
 FLUSH = 2.0**-100
 
 _LOG_VAR_FLOOR = math.log(0.05)
@@ -27,7 +27,7 @@ def _log_var_ceiling(routing_dim: int) -> float:
 
 
 def variance(omega: Tensor, var_param: str) -> Tensor:
-    """Variances from the free parameter `omega` [..., r] (GMA.md 3).
+    """Variances from the free parameter `omega` [..., r] (docs/MATH.md 3).
 
     "bounded": log var = lo + (hi - lo) sigmoid(omega), lo = log 0.05, hi = log(20 sqrt(r)).
     "softplus": var = softplus(omega) + 1e-6, the paper's form.
@@ -62,7 +62,7 @@ def direct_scores(x: Tensor, mean: Tensor, var: Tensor, prior_logits: Tensor) ->
 
 
 def score_matrix(mean: Tensor, var: Tensor, prior_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The matrix that turns [x*x, x, 1] into scores, in the centred gauge (GMA.md 2.1, 2.2).
+    """The matrix that turns [x*x, x, 1] into scores, in the centred gauge (docs/MATH.md 2.1, 2.2).
 
     The origin is moved to the mean of the means, and each row loses its mean over k: both change
     a score by a function of x alone, and keep magnitudes and with them rounding errors small.

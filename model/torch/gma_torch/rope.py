@@ -1,7 +1,7 @@
 """Rotary position embedding, half-split, over all dimensions of a head.
 
 Coordinates (i, i + v/2) are a pair, turned by position * theta^(-2i/v). Angles are computed in
-float64, because positions have no bound (GMA.md 11.1); the first token stands at position 0.
+float64, because positions have no bound (docs/MATH.md 11.1); the first token stands at position 0.
 """
 
 from __future__ import annotations

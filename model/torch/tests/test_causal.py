@@ -1,4 +1,4 @@
-"""The three causal forms and their laws: GMA.md 5, 6, 13 (items 1 to 8 and 10)."""
+"""The three causal forms and their laws: docs/MATH.md 5, 6, 13 (items 1 to 8 and 10)."""
 
 import itertools
 
@@ -163,7 +163,7 @@ def test_one_component_or_equal_components_give_the_prefix_mean(slots):
 
 
 def test_slots_without_a_key_are_read_exactly():
-    # GMA.md 6, worked case: in the linear domain this is 0/0.
+    # docs/MATH.md 6, worked case: in the linear domain this is 0/0.
     score_q = torch.tensor([0.0, -200.0, -210.0, -220.0]).view(1, 1, 1, 4)
     resp_k = write_responsibilities(torch.tensor([-230.0, 0.0, -205.0, -215.0]).view(1, 1, 1, 4))
     value = torch.full((1, 1, 1, 1), 2.5)

@@ -1,4 +1,4 @@
-"""The joint read (GMA.md 11.1): chunkwise against recurrent, and both against full attention."""
+"""The joint read (MATH.md 11.1): chunkwise against recurrent, and both against full attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores and responsibilities: GMA.md 2 and 13, item 4."""
+"""Scores and responsibilities: docs/MATH.md 2 and 13, item 4."""
 
 import math
 

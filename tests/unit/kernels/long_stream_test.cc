@@ -1,4 +1,4 @@
-// Precision of the state over long streams (GMA.md 7 and 13.9).
+// Precision of the state over long streams (docs/MATH.md 7 and 13.9).
 #include <cmath>
 #include <cstdint>
 #include <random>

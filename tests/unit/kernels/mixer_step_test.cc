@@ -1,4 +1,4 @@
-// Laws of the mixer step (GMA.md 6, 10.2, 11.1, 13).
+// Laws of the mixer step (docs/MATH.md 6, 10.2, 11.1, 13).
 #include "model/kernels/mixer_step.h"
 
 #include <cmath>
@@ -110,7 +110,7 @@ TEST(MixerStep, OutputsStayWithinTheRangeOfPastValues) {
   }
 }
 
-// GMA.md 6: query and key keep disjoint supports; the linear read gives 0/0.
+// docs/MATH.md 6: query and key keep disjoint supports; the linear read gives 0/0.
 TEST(MixerStep, ReadsTheOnlyValueWhenQueryAndKeyAreApart) {
   TestMixer mixer(5);
   mixer.constants.heads = mixer.constants.memory_heads = 1;
@@ -149,7 +149,7 @@ TEST(MixerStep, WindowOfAllTokensIsFullAttention) {
   }
 }
 
-// If the keys of a slot coincide, reading its mean with log mass is exact (GMA.md 11.1).
+// If the keys of a slot coincide, reading its mean with log mass is exact (docs/MATH.md 11.1).
 TEST(MixerStep, DistinctKeysWithOneHotRoutingAreFullAttention) {
   for (const int32_t window : {0, 6}) {
     TestMixer mixer(7);
@@ -212,7 +212,7 @@ TEST(MixerStep, HeadGateWeighsValuesByTheirAge) {
   EXPECT_NEAR(mixer.mass[0], weights, 1e-12);
 }
 
-// A slot ages only when it is written: its mass settles at r / (1 - exp(-beta r)) (GMA.md 11, 2a).
+// A slot ages only when it is written: its mass settles at r / (1 - exp(-beta r)) (MATH.md 11, 2a).
 TEST(MixerStep, WriteGateBoundsTheMass) {
   TestMixer mixer(9);
   mixer.constants.components = 2;

@@ -25,7 +25,7 @@ class ScoreMatrixTest : public ::testing::TestWithParam<float> {
                      w2_.data(), w1_.data(), w0_.data());
   }
 
-  // GMA.md 2, by the definition.
+  // docs/MATH.md 2, by the definition.
   double DirectScore(int32_t g, int32_t k, const std::vector<float>& x) const {
     double score = prior_[g * kComponents + k];
     for (int32_t m = 0; m < kWidth; ++m) {

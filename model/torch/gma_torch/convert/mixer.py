@@ -1,4 +1,4 @@
-"""The trainable part of one converted layer, and its k-means++ start (GMA.md 11.1).
+"""The trainable part of one converted layer, and its k-means++ start (docs/MATH.md 11.1).
 
 Shapes: G memory heads, J query heads for each (H = G J), K components, r routing width, v head
 width. Routing vectors are x = W k with k not rotated; W is folded into route_k_proj at the end.
@@ -17,7 +17,7 @@ LOG_VAR_LOW = math.log(0.05)
 
 
 def log_var_high(routing_dim: int) -> float:
-    """The ceiling of log sigma^2 (GMA.md 3)."""
+    """The ceiling of log sigma^2 (docs/MATH.md 3)."""
     return math.log(20.0 * math.sqrt(routing_dim))
 
 
@@ -41,12 +41,12 @@ class TransferMixer(nn.Module):
                 self.forget_beta]  # fmt: skip
 
     def responsibilities(self, k: Tensor) -> Tensor:
-        """k [B, G, T, v], not rotated -> r [B, G, T, K] (GMA.md 2)."""
+        """k [B, G, T, v], not rotated -> r [B, G, T, K] (docs/MATH.md 2)."""
         x = k @ self.route.transpose(-1, -2)
         low, high = LOG_VAR_LOW, log_var_high(x.shape[-1])
         log_var = low + (high - low) * torch.sigmoid(self.component_omega)
         lam = torch.exp(-log_var)
-        # Centred on the mean of the means: the expanded square then cancels little (GMA.md 2.2).
+        # Centred on the mean of the means: the expanded square then cancels little (MATH.md 2.2).
         center = self.component_mean.mean(1, keepdim=True)
         x, mu = x - center, self.component_mean - center
         constant = self.prior_logits - 0.5 * (log_var + lam * mu * mu).sum(-1)  # [G, K]
@@ -128,7 +128,7 @@ def start_mixer(
     beta: list[float],
     gen: torch.Generator,
 ) -> None:
-    """k-means++ on keys in the metric of the logits they cause (CONVERSION.md 2).
+    """k-means++ on keys in the metric of the logits they cause.
 
     Args:
         q_rot: [B, T, H, v], k: [B, T, G, v] of one layer on a few sequences.

@@ -85,7 +85,7 @@ def teacher_of(folder: Path) -> Llama:
 
 
 def state_bytes(config: GmaConfig) -> int:
-    """Bytes of a state row without the position: memory, masses and rings (DESIGN.md 4)."""
+    """Bytes of a state row without the position: memory, masses and rings."""
     groups, components = config.num_memory_heads, config.num_components
     total = 0
     for layer in config.layers:

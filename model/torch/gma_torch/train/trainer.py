@@ -23,7 +23,7 @@ from gma_torch.train.data import BatchOrder, Corpus, valid_batches
 from gma_torch.train.errors import TrainError
 from gma_torch.train.options import TrainOptions
 
-# Parameters of few entries and great leverage learn faster (GMA.md 11.2).
+# Parameters of few entries and great leverage learn faster (docs/MATH.md 11.2).
 _SCALARS = (
     "component_omega",
     "prior_logits",
