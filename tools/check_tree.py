@@ -9,6 +9,11 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_FILE, MAX_HEADER, MAX_FUNCTION = 400, 200, 60
 # Generated tables are as long as their subject.
 GENERATED = {"model/tokenizer/unicode_tables.cc"}
+# The last line of a function's head: `) {`, `) const {`, an initialiser list, at up to 4 spaces.
+FUNCTION = re.compile(
+    r"^( {0,4})(?!if|for|while|switch|else|do |namespace|class|struct|enum|case|#|return)"
+    r"\S.*\)( const| override| noexcept)* \{$"
+)
 INCLUDE = re.compile(r'^\s*#include "([^"]+)"', re.MULTILINE)
 
 
@@ -57,24 +62,23 @@ def check_layers(path: str, text: str, layers: dict[str, set[str]]) -> list[str]
 
 
 def check_sizes(path: str, text: str) -> list[str]:
-    """Files and functions that are too long. A function ends at the first `}` in column 0."""
+    """Files and functions that are too long. A function ends where its brace is closed again."""
     lines = text.splitlines()
     limit = MAX_HEADER if path.endswith(".h") else MAX_FILE
     faults = []
     if len(lines) > limit and path not in GENERATED:
         faults.append(f"{path}: {len(lines)} lines, limit {limit}")
-    start = None
+    open_at: dict[str, int] = {}  # indentation -> line of the function that opened there
     for number, line in enumerate(lines, 1):
-        if re.match(
-            r"^[A-Za-z].*[){]\s*(const\s*)?\{$|^    .*\) (const )?\{$", line
-        ) and not re.match(r"^(namespace|class|struct|enum|extern)", line):
-            start = start or number
-        if line.startswith("}"):
-            if start is not None and number - start + 1 > MAX_FUNCTION:
-                faults.append(
-                    f"{path}:{start}: function of {number - start + 1} lines, limit {MAX_FUNCTION}"
-                )
-            start = None
+        opening = FUNCTION.match(line)
+        closing = re.match(r"^( *)\}", line)
+        if closing and closing[1] in open_at:
+            start = open_at.pop(closing[1])
+            if number - start + 1 > MAX_FUNCTION:
+                length = number - start + 1
+                faults.append(f"{path}:{start}: function of {length} lines, limit {MAX_FUNCTION}")
+        if opening:
+            open_at[opening[1]] = number
     return faults
 
 
