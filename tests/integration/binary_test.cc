@@ -209,7 +209,7 @@ TEST(BinaryTest, ServesARealModelAndTwoServersNeverShareAPort) {
 TEST(BinaryTest, SigtermDrains) {
   Serving serving;
   grpc::ClientContext context;
-  const auto reader = serving.stub->Generate(&context, ChatRequest("Count", 3000));
+  const auto reader = serving.stub->Generate(&context, ChatRequest("Count", 500));
   v1::GenerateResponse event;
   ASSERT_TRUE(reader->Read(&event));
   serving.process->Signal(SIGTERM);

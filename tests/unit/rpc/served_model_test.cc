@@ -35,7 +35,7 @@ TEST(GenerationDefaultsTest, GreedyModelsSaySo) {
 }
 
 TEST(GenerationDefaultsTest, RefusesWhatIsOutOfRange) {
-  for (const std::string& text :
+  for (const char* text :
        {R"({"temperature": -1})", R"({"temperature": "hot"})", R"({"top_p": 0})",
         R"({"top_k": 1e300})", R"({"eos_token_id": 3})", R"({"eos_token_id": [-1]})",
         R"({"eos_token_id": "end"})", R"([])", R"({)", R"({"top_p": 0.5, "top_p": 0.6})"}) {
