@@ -47,11 +47,18 @@ def delta_tensors(mixers: list[TransferMixer]) -> dict[str, Tensor]:
     return out
 
 
-def save_delta(path: Path, mixers: list[TransferMixer], window: int, note: dict[str, str]) -> None:
-    """Writes a delta atomically; `note` is kept in its metadata."""
+def save_delta(
+    path: Path, mixers: list[TransferMixer], window: int | list[int], note: dict[str, str]
+) -> None:
+    """Writes a delta atomically.
+
+    Args:
+        window: the window of the model directory, one for all layers or one a layer.
+        note: kept in the delta's metadata.
+    """
     from safetensors.torch import save_file
 
-    metadata = {"format": "pt", "gma_delta": FORMAT, "window": str(window),
+    metadata = {"format": "pt", "gma_delta": FORMAT, "window": json.dumps(window),
                 "base_sha256": SMOLLM2_135M_INSTRUCT.gguf_sha256, **note}  # fmt: skip
     partial = path.with_name(path.name + ".part")
     save_file(delta_tensors(mixers), partial, metadata)
@@ -75,7 +82,7 @@ def load_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _gma_config(base: LlamaConfig, ids: dict[str, int], delta: dict[str, Tensor],
-                window: int) -> GmaConfig:  # fmt: skip
+                window: int | list[int]) -> GmaConfig:  # fmt: skip
     from gma_torch.config import GmaConfig
 
     _, components, routing = delta["model.layers.0.mixer.component_mean"].shape
@@ -122,7 +129,7 @@ def write_model(gguf: Path, delta_path: Path, folder: Path) -> None:
     if metadata.get("base_sha256") != sha256(gguf):
         raise ConvertError(f"{delta_path}: made for another base than {gguf.name}")
     base = GgufBase(gguf)
-    config = _gma_config(base.config(), base.special_ids(), delta, int(metadata["window"]))
+    config = _gma_config(base.config(), base.special_ids(), delta, json.loads(metadata["window"]))
     config.save(folder)
     base.write_tokenizer(folder)
     save_file(_merged(base.weights(), delta), folder / _WEIGHTS, {"format": "pt"})

@@ -113,7 +113,7 @@ def _train(args: argparse.Namespace) -> None:
         transfer.save(checkpoint)
     transfer.run(args.work, None if args.minutes is None else time.time() + 60 * args.minutes)
     note = {"tokens": str(transfer.tokens), "steps": str(transfer.step)}
-    save_delta(args.out, transfer.mixers, recipe.window, note)
+    save_delta(args.out, transfer.mixers, recipe.layer_windows or recipe.window, note)
     print(f"{args.out}: {transfer.tokens} tokens, {transfer.seconds:.0f} s")
 
 

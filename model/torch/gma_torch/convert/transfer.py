@@ -44,9 +44,14 @@ class Stage:
 
 @dataclass
 class Recipe:
-    """All settings of a conversion; deploy/models/default/recipe.json holds the default model's."""
+    """All settings of a conversion; deploy/models/default/recipe.json holds the default model's.
+
+    Training is with one `window` for all layers. The model directory may get `layer_windows`, one
+    a layer: a slot stands for its tokens whatever their age, so a wider window needs no retraining.
+    """
 
     window: int = 64
+    layer_windows: list[int] | None = None
     components: int = 64
     routing_dim: int = 32
     initial_beta: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.4])
