@@ -133,8 +133,8 @@ class Engine {
   // One tick, without waiting: for the simulator and for tests, instead of Start.
   // Returns whether there was anything to do. THREADS: the caller is the engine's thread.
   virtual bool Tick() = 0;
-  // Aborts unless every state row belongs to exactly one session and all counters agree: for the
-  // simulator and for tests. THREADS: as Tick.
+  // Aborts unless every state row belongs to exactly one session, all counters agree, and no row
+  // waited longer than the scheduler promises: for the simulator and for tests. THREADS: as Tick.
   virtual void CheckOwnership() const = 0;
   // Runs ticks on a thread of its own until Shutdown.
   virtual void Start() = 0;

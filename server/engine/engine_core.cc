@@ -116,6 +116,9 @@ void EngineCore::CheckOwnership() const {
   std::vector<bool> held(static_cast<size_t>(pool_->capacity()));
   absl::flat_hash_map<const Owner*, int32_t> rows_of;
   int64_t waiting = 0, running = 0;
+  // The scheduler's promise, with every row there is as the largest number of runnable ones.
+  const int64_t step_rows = std::min(options_.max_batch_rows, options_.max_step_tokens);
+  const int64_t wait_bound = (pool_->capacity() + step_rows - 1) / step_rows + 1;
   const auto hold = [&](const Session& session) {
     GMA_CHECK(session.row().holds());
     const size_t row = static_cast<size_t>(session.row().index());
@@ -127,6 +130,7 @@ void EngineCore::CheckOwnership() const {
   for (const auto& request : requests_) {
     for (const Candidate& candidate : request->candidates) {
       if (candidate.private_session != nullptr) hold(*candidate.private_session);
+      GMA_CHECK(candidate.steps_waited <= wait_bound);
     }
     (request->state == RequestState::kRunning ? running : waiting) += 1;
   }
