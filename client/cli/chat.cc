@@ -53,10 +53,11 @@ absl::Status Chat::EnsureSession() {
   v1::SessionOpen open;
   open.set_model(flags_.connection.model);
   open.set_session_id(flags_.session);
-  open.set_keep(flags_.keep || !flags_.session.empty());
+  const bool keep = flags_.keep || !flags_.session.empty();
+  open.set_keep(keep);
   GMA_ASSIGN_OR_RETURN(session_, client_.OpenSession(std::move(open)));
   fresh_ = session_->opened().context_tokens() == 0;
-  if (open.keep()) flags_.session = session_->id();
+  if (keep) flags_.session = session_->id();
   return absl::OkStatus();
 }
 

@@ -50,8 +50,8 @@ LineEditor::LineEditor(std::string history_file, bool colour)
   // Between two \1 stands what takes no room on the line.
   el_set(editor_, EL_PROMPT_ESC, &LineEditor::Prompt, '\1');
   // While a line is edited, Ctrl-C is a key: it drops the line. While an answer runs, it is a
-  // signal as ever.
-  el_set(editor_, EL_SETTY, "-d", "intr=", nullptr);
+  // signal as ever. (Libedit takes "intr=" for this, too, and then does not do it.)
+  el_set(editor_, EL_SETTY, "-d", "-isig", nullptr);
   el_set(editor_, EL_ADDFN, "gma-interrupt", "Drops the line", &LineEditor::OnInterrupt);
   el_set(editor_, EL_BIND, "^C", "gma-interrupt", nullptr);
   el_set(editor_, EL_BIND, "^R", "em-inc-search-prev", nullptr);
@@ -85,8 +85,14 @@ LineEditor::Line LineEditor::Read() {
   for (;;) {
     interrupted_ = false;
     int count = 0;
+    // Libedit shows the prompt first and takes the terminal over when it reads, so that keys typed
+    // in between would be echoed twice, and a Ctrl-D lost.
+    el_set(editor_, EL_PREP_TERM, 1);
     const char* raw = el_gets(editor_, &count);
-    if (interrupted_) return {Kind::kInterrupted, ""};
+    if (interrupted_) {
+      std::fputs("^C\n", stdout);
+      return {Kind::kInterrupted, ""};
+    }
     if (raw == nullptr || count <= 0) break;
     std::string_view line(raw, static_cast<size_t>(count));
     if (line.back() == '\n') line.remove_suffix(1);

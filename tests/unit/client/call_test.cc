@@ -121,8 +121,7 @@ TEST(Generate, CancelEndsTheCall) {
 TEST(Generate, TheTimeoutEndsTheCall) {
   ScriptedServer server;
   server.on_generate = [](auto& context, auto&, auto& writer) { return Endless(context, writer); };
-  const auto answer =
-      server.client().Generate(v1::GenerateRequest(), absl::Milliseconds(200));
+  const auto answer = server.client().Generate(v1::GenerateRequest(), absl::Milliseconds(200));
   EXPECT_EQ(Read(*answer).status().code(), absl::StatusCode::kDeadlineExceeded);
 }
 
