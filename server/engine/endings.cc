@@ -54,8 +54,11 @@ void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishR
     EndRequest(request);
     BeginNextTurn(request);
   }
-  request.stream->Push(std::move(event));
-  if (last) request.stream->Close(absl::OkStatus());
+  if (last) {
+    request.stream->Finish(std::move(event));
+  } else {
+    request.stream->Push(std::move(event));
+  }
 }
 
 void EngineCore::FinishAppend(Request& request) {

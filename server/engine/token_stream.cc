@@ -62,6 +62,16 @@ void TokenStream::Push(StreamEvent event) {
   if (was_empty && notify_) notify_();
 }
 
+void TokenStream::Finish(FinishedEvent event) {
+  {
+    MutexLock lock(&mutex_);
+    GMA_CHECK(!closed_);
+    events_.push_back(std::move(event));
+    closed_ = absl::OkStatus();
+  }
+  if (notify_) notify_();
+}
+
 void TokenStream::Close(absl::Status status) {
   {
     MutexLock lock(&mutex_);

@@ -80,7 +80,10 @@ class TokenStream {
   bool HasRoom(int64_t tokens) const ABSL_LOCKS_EXCLUDED(mutex_);
   // REQUIRES: HasRoom for each TokenEvent; not closed.
   void Push(StreamEvent event) ABSL_LOCKS_EXCLUDED(mutex_);
-  // The last call: nothing is pushed after it.
+  // Pushes the last event and closes with OK in one go: who reads the end of an answer finds the
+  // stream closed, and may start the session's next turn at once. Nothing is pushed after it.
+  void Finish(FinishedEvent event) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Ends the stream without an answer: nothing is pushed after it.
   void Close(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:

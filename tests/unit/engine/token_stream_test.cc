@@ -23,6 +23,17 @@ TokenEvent Token(int32_t token) {
       .candidate = 0, .sampled = {.token = token, .logprob = 0, .top_logprobs = {}}, .text = ""};
 }
 
+TEST(TokenStreamTest, WhoReadsTheEndOfAnAnswerFindsTheStreamClosed) {
+  int notified = 0;
+  TokenStream stream(4, TokenStream::kUnlimitedCredit, [&notified] { ++notified; });
+  std::vector<StreamEvent> events;
+  stream.Finish(
+      {.candidate = 0, .reason = FinishReason::kLength, .text = "", .usage = {}, .timings = {}});
+  EXPECT_EQ(notified, 1);
+  EXPECT_THAT(stream.TakeAll(events), Optional(IsOk()));
+  EXPECT_THAT(events, SizeIs(1));
+}
+
 TEST(TokenStreamTest, GivesEventsInOrderAndTheStatusWithTheLastOfThem) {
   TokenStream stream(4, TokenStream::kUnlimitedCredit, nullptr);
   std::vector<StreamEvent> events;
