@@ -197,9 +197,9 @@ def test_a_resumed_run_equals_an_unbroken_one(gguf_file: Path, tmp_path: Path) -
     broken.start()
     for stage in RECIPE.schedule()[:7]:
         broken.train_step(stage, broken._rate(broken.tokens / RECIPE.tokens()))
-    broken.save(tmp_path / "half.pt")
+    broken.save(tmp_path / "half.safetensors")
     resumed = _transfer(gguf_file)
-    resumed.load(tmp_path / "half.pt")
+    resumed.load(tmp_path / "half.safetensors")
     resumed.run(tmp_path)
     assert whole.tokens == resumed.tokens == RECIPE.tokens()
     for a, b in zip(whole.mixers, resumed.mixers, strict=True):

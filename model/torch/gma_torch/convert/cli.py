@@ -105,7 +105,7 @@ def _train(args: argparse.Namespace) -> None:
     teacher = Llama(base.config(), base.weights(), getattr(torch, recipe.teacher_dtype))
     transfer = Transfer(recipe, teacher, data)
     args.work.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.work / "checkpoint.pt"
+    checkpoint = args.work / "checkpoint.safetensors"
     if checkpoint.exists():
         transfer.load(checkpoint)
     else:

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -254,26 +256,45 @@ class Transfer:
             thread.join()
 
     def save(self, path: Path) -> None:
-        """Writes everything needed to go on, atomically."""
-        content = {
+        """Writes everything needed to go on, atomically: safetensors with a JSON header entry."""
+        tensors, groups = {}, []
+        for layer, (mixer, optimizer) in enumerate(zip(self.mixers, self.optimizers, strict=True)):
+            for name, value in mixer.state_dict().items():
+                tensors[f"{layer}.mixer.{name}"] = value.contiguous()
+            state = optimizer.state_dict()
+            groups.append(state["param_groups"])
+            for number, moments in state["state"].items():
+                for name, value in moments.items():
+                    tensors[f"{layer}.optimizer.{number}.{name}"] = value.contiguous()
+        rest = {
             "recipe": asdict(self.recipe),
-            "mixers": [m.state_dict() for m in self.mixers],
-            "optimizers": [o.state_dict() for o in self.optimizers],
+            "groups": groups,
             "counters": [self.step, self.sequences, self.tokens, self.seconds],
             "history": self.history,
         }
-        torch.save(content, path.with_suffix(".new"))
+        save_file(tensors, path.with_suffix(".new"), metadata={"transfer": json.dumps(rest)})
         os.replace(path.with_suffix(".new"), path)
 
     def load(self, path: Path) -> None:
         """Continues from a checkpoint."""
-        content = torch.load(path, weights_only=True)
-        for mixer, state in zip(self.mixers, content["mixers"], strict=True):
-            mixer.load_state_dict(state)
-        for optimizer, state in zip(self.optimizers, content["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        self.step, self.sequences, self.tokens, self.seconds = content["counters"]
-        self.history = content["history"]
+        with safe_open(path, framework="pt") as file:
+            rest = json.loads(file.metadata()["transfer"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for layer, (mixer, optimizer) in enumerate(zip(self.mixers, self.optimizers, strict=True)):
+            weights, moments = {}, {}
+            for name, value in tensors.items():
+                owner, kind, key = name.split(".", 2)
+                if int(owner) != layer:
+                    continue
+                if kind == "mixer":
+                    weights[key] = value
+                else:
+                    number, moment = key.split(".")
+                    moments.setdefault(int(number), {})[moment] = value
+            mixer.load_state_dict(weights)
+            optimizer.load_state_dict({"state": moments, "param_groups": rest["groups"][layer]})
+        self.step, self.sequences, self.tokens, self.seconds = rest["counters"]
+        self.history = rest["history"]
 
     def run(self, folder: Path, deadline: float | None = None) -> None:
         """Trains to the end of the schedule, with checkpoints in `folder`.
@@ -282,7 +303,7 @@ class Transfer:
         longer: progress is the larger of the shares of tokens and of time used.
         """
         total = self.recipe.tokens()
-        checkpoint = folder / "checkpoint.pt"
+        checkpoint = folder / "checkpoint.safetensors"
         begun, saved, spent = time.time(), time.time(), self.seconds
         torch.set_num_threads(max(1, self.recipe.threads // 2))
         bar = tqdm(total=total, initial=self.tokens, unit="tok", mininterval=5.0)
