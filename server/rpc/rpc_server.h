@@ -26,7 +26,8 @@ struct RpcServerOptions {
 class RpcServer {
  public:
   // Listens and answers at once.
-  // REQUIRES: what is passed by reference outlives the server.
+  // REQUIRES: what is passed by reference outlives the server, and the engine was shut down before
+  //           the server goes: its streams call back into calls.
   // ERRORS: kFailedPrecondition naming the address when it cannot be had.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const RpcServerOptions& options,
                                                           Engine& engine, const ServedModel& model,

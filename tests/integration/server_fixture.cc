@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "gtest/gtest.h"
 #include "tests/unit/tokenizer/small_tokenizer.h"
 
 namespace gma::testing {

@@ -11,7 +11,9 @@ namespace {
 using ::gma::testing::ConvertModel;
 
 TokenEvent Token(int32_t candidate, int32_t token, std::string text) {
-  return {.candidate = candidate, .sampled = {.token = token}, .text = std::move(text)};
+  return {.candidate = candidate,
+          .sampled = {.token = token, .top_logprobs = {}},
+          .text = std::move(text)};
 }
 
 class EventsTest : public ::testing::Test {
