@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -69,7 +70,9 @@ absl::Status StartEngine(const ServerOptions& options, Parts& parts) {
   parts.metrics->model_weights_bytes->Set(static_cast<double>(parts.model.weights_bytes()));
   const EngineOptions engine_options{.max_sessions = options.max_sessions,
                                      .max_waiting = options.max_waiting,
-                                     .max_sessions_per_owner = options.max_sessions,
+                                     // No quota: what bounds an owner is the pool, and a full
+                                     // pool tells when to come back.
+                                     .max_sessions_per_owner = std::numeric_limits<int32_t>::max(),
                                      .max_batch_rows = options.max_batch_rows,
                                      .max_step_tokens = options.max_step_tokens,
                                      .default_ttl = options.session_ttl,

@@ -166,20 +166,18 @@ TEST(BinaryTest, WhatCannotStartSaysWhyInOneLineAndExitsWithTwo) {
   const TempDir broken;
   std::filesystem::copy(kModel, broken.path(), std::filesystem::copy_options::recursive);
   std::filesystem::resize_file(broken.File("model.safetensors"), 1000);
+  const std::string free = "--listen=127.0.0.1:0", metrics = "--metrics_listen=127.0.0.1:0";
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
       {{"--no_such_flag"}, "--no_such_flag"},
       {{}, "--model"},
-      {{"--model", "/no/such/model"}, "/no/such/model"},
-      {{"--model", broken.path()}, "model.safetensors"},
+      {{free, metrics, "--model", "/no/such/model"}, "/no/such/model"},
+      {{free, metrics, "--model", broken.path()}, "model.safetensors"},
       {{"--model", kModel, "--max_sessions", "0"}, "--max_sessions"},
-      {{"--model", kModel, "--device", "abacus"}, "abacus"},
+      {{free, metrics, "--model", kModel, "--device", "abacus"}, "abacus"},
       {{"--model", kModel, "--listen", taken.address()}, taken.address()},
-      {{"--model", kModel, "--listen", "127.0.0.1:0", "--metrics_listen", taken.address()},
-       taken.address()},
+      {{free, "--model", kModel, "--metrics_listen", taken.address()}, taken.address()},
       {{"--model", kModel, "--listen", "0.0.0.0:0"}, "--insecure_remote"},
-      {{"--model", kModel, "--listen", "127.0.0.1:0", "--metrics_listen", "127.0.0.1:0",
-        "--port_file", "/no/such/folder/ports"},
-       "--port_file"},
+      {{free, metrics, "--model", kModel, "--port_file", "/no/such/folder/ports"}, "--port_file"},
   };
   for (const auto& [flags, part] : cases) {
     ServerProcess process(flags);

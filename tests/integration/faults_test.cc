@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
@@ -85,7 +86,7 @@ TEST_F(FaultsTest, ACancelledRequestGivesItsRowBack) {
     const auto reader = stub_->Generate(&context, GreedyRequest({1}, 1000000));
     v1::GenerateResponse event;
     ASSERT_TRUE(reader->Read(&event));
-    EXPECT_EQ(server_->engine().GetStatus().rows_used, 1);
+    ASSERT_TRUE(server_->RowsBecome(1, kSecond));
     context.TryCancel();
     while (reader->Read(&event)) {
     }
@@ -169,26 +170,52 @@ TEST_F(FaultsTest, AThousandStreamsAtOnceHarmNobody) {
   ExpectGoodAnswer();
 }
 
-TEST_F(FaultsTest, AFullPoolAndAFullQueueSayWhenToComeBack) {
+// The trailing metadata of a refusal says when to come back.
+void ExpectRetryHint(const grpc::ClientContext& context) {
+  const auto& trailers = context.GetServerTrailingMetadata();
+  const auto hint = trailers.find("retry-after-ms");
+  ASSERT_NE(hint, trailers.end());
+  EXPECT_GT(std::stoi(std::string(hint->second.data(), hint->second.size())), 0);
+}
+
+TEST_F(FaultsTest, AFullQueueSaysWhenToComeBack) {
+  TestServerOptions options;
+  options.step_time = absl::Milliseconds(300);  // what comes during a step waits for its end
+  options.engine.max_waiting = 1;
+  Start(options);
+  std::atomic<int> refused{0};
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 6; ++i) {
+    clients.emplace_back([&] {
+      grpc::ClientContext context;
+      const grpc::Status status = Generate(*stub_, GreedyRequest({1}, 3), context).status;
+      if (status.ok()) return;
+      ++refused;
+      EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+      EXPECT_THAT(status.error_message(), HasSubstr("queue is full"));
+      ExpectRetryHint(context);
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_GE(refused.load(), 1);
+  EXPECT_LT(refused.load(), 6);
+}
+
+TEST_F(FaultsTest, AFullPoolSaysWhenToComeBack) {
   TestServerOptions options = Paced();
   options.engine.max_sessions = 1;
-  options.engine.max_sessions_per_owner = 1;
-  options.engine.max_waiting = 1;
   Start(options);
   const auto sessions = v1::Sessions::NewStub(server_->NewChannel());
   grpc::ClientContext first_context, second_context;
   v1::SessionInfo info;
   ASSERT_TRUE(sessions->Open(&first_context, {}, &info).ok());
-  const auto expect_retry = [](const grpc::Status& status, const grpc::ClientContext& context) {
-    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
-    const auto& trailers = context.GetServerTrailingMetadata();
-    const auto hint = trailers.find("retry-after-ms");
-    ASSERT_NE(hint, trailers.end());
-    EXPECT_GT(std::stoi(std::string(hint->second.data(), hint->second.size())), 0);
-  };
-  expect_retry(sessions->Open(&second_context, {}, &info), second_context);
+  EXPECT_EQ(sessions->Open(&second_context, {}, &info).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  ExpectRetryHint(second_context);
   grpc::ClientContext request_context;
-  expect_retry(Generate(*stub_, GreedyRequest({1}, 1), request_context).status, request_context);
+  EXPECT_EQ(Generate(*stub_, GreedyRequest({1}, 1), request_context).status.error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  ExpectRetryHint(request_context);
 }
 
 std::string KeyLine(const std::string& owner, const std::string& key) {
@@ -276,7 +303,6 @@ int64_t ResidentKiB() {
 TEST_F(FaultsTest, AThousandSessionsOpenedAndClosedLeaveNoMemoryBehind) {
   TestServerOptions options;
   options.engine.max_sessions = 1000;
-  options.engine.max_sessions_per_owner = 1000;
   Start(options);
   const auto sessions = v1::Sessions::NewStub(server_->NewChannel());
   const auto churn = [&] {

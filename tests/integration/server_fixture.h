@@ -27,7 +27,7 @@ namespace gma::testing {
 struct TestServerOptions {
   EngineOptions engine{.max_sessions = 8,
                        .max_waiting = 64,
-                       .max_sessions_per_owner = 8,
+                       .max_sessions_per_owner = 1000000,  // as the program has it: no quota
                        .max_batch_rows = 8,
                        .max_step_tokens = 32,
                        .default_ttl = absl::Minutes(30),
