@@ -26,7 +26,7 @@ BACKGROUND, BAR = "#1b1f27", "#2b313c"
 COLUMNS, SIZE, MARGIN = 96, 22, 28
 LINES = [
     "What is the capital of France?",
-    "And what is it famous for? Two sentences.",
+    "What is it famous for? Two sentences.",
     "/stats",
 ]
 
@@ -114,10 +114,9 @@ def main() -> None:
         "--binary", type=Path, default=ROOT / "build" / "release" / "bin" / "gma-chat"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "chat.png")
-    parser.add_argument("--flags", nargs="*", default=["--seed", "1", "--max_tokens", "120"])
     parser.add_argument("--lines", nargs="*", default=LINES, help="what is typed")
-    arguments = parser.parse_args()
-    raw = record(arguments.binary, arguments.server, arguments.flags, arguments.lines)
+    arguments, flags = parser.parse_known_args()  # what is not known is for gma-chat
+    raw = record(arguments.binary, arguments.server, flags, arguments.lines)
     rows = [row for line in screen_of(raw) for row in wrap(line)]
     while rows and not "".join(character for character, _ in rows[-1]).strip(" >"):
         rows.pop()

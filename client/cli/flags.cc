@@ -18,9 +18,9 @@ std::optional<int> ParseChatFlags(int argc, char** argv, ChatFlags& flags) {
   for (const SettingInfo& setting : Settings::All()) {
     std::string help = setting.help;
     const std::string name = setting.name;
-    if (name == "temperature") help += " [0.7]";
-    if (name == "top_p") help += " [0.95]";
-    if (name == "repetition_penalty") help += " [1.1]";
+    if (name == "temperature") help += " [0.2]";
+    if (name == "top_p") help += " [0.9]";
+    if (name == "repetition_penalty") help += " [1.05]";
     if (name == "max_tokens") help += " [1024]";
     app.add_option_function<std::string>(
            "--" + name,

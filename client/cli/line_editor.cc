@@ -67,7 +67,8 @@ char* LineEditor::Prompt(editline* editor) {
   void* self = nullptr;
   el_get(editor, EL_CLIENTDATA, &self);
   const auto* line_editor = static_cast<LineEditor*>(self);
-  static char coloured[] = "\1\x1b[1;36m\1> \1\x1b[0m\1", plain[] = "> ", more[] = ". ";
+  // Libedit drops an escape sequence behind which nothing stands.
+  static char coloured[] = "\1\x1b[1;36m\1>\1\x1b[0m\1 ", plain[] = "> ", more[] = ". ";
   if (line_editor->continued_) return more;
   return line_editor->colour_ ? coloured : plain;
 }

@@ -89,9 +89,9 @@ const FieldDescriptor& FieldOf(const char* name) {
 }  // namespace
 
 Settings::Settings() {
-  sampling_.set_temperature(0.7);
-  sampling_.set_top_p(0.95);
-  sampling_.set_repetition_penalty(1.1);
+  sampling_.set_temperature(0.2);
+  sampling_.set_top_p(0.9);
+  sampling_.set_repetition_penalty(1.05);
   stop_.set_max_tokens(1024);
 }
 

@@ -19,8 +19,8 @@ struct SettingInfo {
 // Values are checked for being numbers only: their ranges are the server's to know.
 class Settings {
  public:
-  // Defaults for a chat with a small model: temperature 0.7, top_p 0.95, repetition_penalty 1.1,
-  // max_tokens 1024; whatever else is absent is the model's default.
+  // Defaults for a chat with a small model: temperature 0.2, top_p 0.9, repetition_penalty
+  // 1.05, max_tokens 1024; whatever else is absent is the model's default.
   Settings();
 
   static absl::Span<const SettingInfo> All();

@@ -7,9 +7,9 @@ namespace {
 
 TEST(Settings, StartWithSensibleValuesForAChat) {
   const Settings settings;
-  EXPECT_EQ(settings.sampling().temperature(), 0.7);
-  EXPECT_EQ(settings.sampling().top_p(), 0.95);
-  EXPECT_EQ(settings.sampling().repetition_penalty(), 1.1);
+  EXPECT_EQ(settings.sampling().temperature(), 0.2);
+  EXPECT_EQ(settings.sampling().top_p(), 0.9);
+  EXPECT_EQ(settings.sampling().repetition_penalty(), 1.05);
   EXPECT_EQ(settings.stop().max_tokens(), 1024);
   EXPECT_FALSE(settings.sampling().has_seed());
 }
@@ -37,7 +37,7 @@ TEST(Settings, RefuseWhatIsNoNumberAndKeepTheOldValue) {
     const absl::Status status = settings.Set("temperature", value);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << value;
   }
-  EXPECT_EQ(settings.sampling().temperature(), 0.7);
+  EXPECT_EQ(settings.sampling().temperature(), 0.2);
   EXPECT_FALSE(settings.Set("top_k", "1.5").ok());
   EXPECT_FALSE(settings.Set("seed", "-1").ok());
 }
