@@ -10,7 +10,9 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 
 find_program(GMA_CCACHE ccache)
 if(GMA_CCACHE)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${GMA_CCACHE})
+  # Paths below the root are hashed as relative ones, so a second checkout finds the cache warm.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR}
+                                  CCACHE_NOHASHDIR=true ${GMA_CCACHE})
 endif()
 find_program(GMA_MOLD mold)
 if(GMA_MOLD)

@@ -42,3 +42,20 @@ function(gma_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
                        ENVIRONMENT "${ARG_ENVIRONMENT}")
 endfunction()
+
+# gma_pytest(name path [LABEL integration] [TIMEOUT 300]): one file or folder of pytest tests, from
+# the root of the repository, with the programs of this build.
+function(gma_pytest name path)
+  cmake_parse_arguments(ARG "" "LABEL;TIMEOUT" "" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  if(NOT ARG_LABEL)
+    set(ARG_LABEL integration)
+  endif()
+  add_test(NAME ${name} COMMAND ${CMAKE_SOURCE_DIR}/.venv/bin/python -m pytest -q -rs ${path}
+           WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES
+    TIMEOUT ${ARG_TIMEOUT} LABELS ${ARG_LABEL}
+    ENVIRONMENT "GMA_BUILD_DIR=${CMAKE_BINARY_DIR};OMP_NUM_THREADS=2;TOKENIZERS_PARALLELISM=false")
+endfunction()
