@@ -68,7 +68,7 @@ absl::Status Chat::Say(std::string_view text) {
   *command.mutable_sampling() = flags_.settings.sampling();
   *command.mutable_stop() = flags_.settings.stop();
   const std::unique_ptr<AnswerStream> answer = session_->Generate(std::move(command));
-  const absl::Status status = Show(*answer);
+  absl::Status status = Show(*answer);
   // A refused message was not fed: the system text has to come again with the next one.
   if (status.ok()) fresh_ = false;
   return status;
