@@ -164,6 +164,7 @@ class Builder {
   BpeRules rules_;
 };
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): `bytes` is moved into the map.
 absl::Status Builder::Place(const std::string& token, const Json& id, std::string bytes,
                             bool special) {
   if (token.empty()) return Refuse("a token is empty");

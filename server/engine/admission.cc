@@ -41,7 +41,7 @@ void EngineCore::OnMessage(AppendMessage message) {
   Admit(std::move(request));
 }
 
-void EngineCore::OnMessage(CancelMessage message) {
+void EngineCore::OnMessage(const CancelMessage& message) {
   const auto it = by_stream_.find(message.stream.get());
   if (it != by_stream_.end()) Cancel(*it->second, message.by_client);
 }

@@ -66,7 +66,7 @@ class EngineCore {
   // admission.cc: from message to a turn that can be scheduled.
   void OnMessage(GenerateMessage message);
   void OnMessage(AppendMessage message);
-  void OnMessage(CancelMessage message);
+  void OnMessage(const CancelMessage& message);
   void Admit(std::unique_ptr<Request> request);
   absl::Status AdmitToSession(Request& request);
   absl::Status AdmitPrivate(Request& request);
