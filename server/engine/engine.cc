@@ -93,7 +93,7 @@ class EngineImpl final : public Engine {
 
 absl::Status EngineImpl::Refuse(RejectReasonLabel reason) {
   metrics_.admission_rejected[reason]->Increment();
-  const absl::Status status =
+  absl::Status status =
       reason == RejectReasonLabel::kDraining
           ? absl::UnavailableError("the server is draining and takes no new work")
           : RetryLater(absl::StrCat("the queue is full, limit ", options_.max_waiting),
@@ -137,6 +137,7 @@ template <typename Message>
 void EngineImpl::PostCall(Message message) {
   EngineMessage posted = std::move(message);
   if (shared_->mailbox.Post(std::move(posted))) return;
+  // A refused message is untouched. NOLINTNEXTLINE(bugprone-use-after-move)
   std::get<Message>(posted).done(RefusePost());
 }
 
