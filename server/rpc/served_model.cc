@@ -20,7 +20,7 @@ absl::Status ReadNumber(const Json& json, const char* key, const Limit& limit, d
     return absl::InvalidArgumentError(absl::StrCat("key \"", key, "\" is no number"));
   }
   value = found->get<double>();
-  const absl::Status status = CheckLimit(limit, value);
+  absl::Status status = CheckLimit(limit, value);
   if (status.ok()) return status;
   return absl::InvalidArgumentError(absl::StrCat("key \"", key, "\": ", status.message()));
 }

@@ -43,7 +43,7 @@ void SessionCall::OnReadDone(bool ok) {
 SessionCall::Command SessionCall::ReadCommand() {
   Command command;
   v1::SessionRequest request;
-  command.status = FromBytes(std::move(incoming_), request);
+  command.status = FromBytes(incoming_, request);
   command.fatal = !command.status.ok();
   if (command.fatal) return command;
   command.request_id = request.request_id();
@@ -215,7 +215,7 @@ void SessionCall::TakeGenerate(uint64_t request_id, ConvertedGenerate request) {
   stream_ = *std::move(stream);
 }
 
-void SessionCall::HandleTurnEnd(absl::Status status) {
+void SessionCall::HandleTurnEnd(const absl::Status& status) {
   stream_ = nullptr;
   const bool ending = phase_ == Phase::kEnding;
   if (!ending) phase_ = Phase::kIdle;
@@ -290,7 +290,7 @@ void SessionCall::Refill() {
                                     response.set_request_id(turn_request_);
                                     Send(response);
                                   });
-  if (end.has_value()) HandleTurnEnd(*std::move(end));
+  if (end.has_value()) HandleTurnEnd(*end);
 }
 
 void SessionCall::Abandon() {

@@ -63,7 +63,7 @@ class SessionCall final
 
   void HandleOpened(uint64_t request_id, absl::StatusOr<SessionSnapshotInfo> info, bool resumed);
   void HandleAppended(uint64_t request_id, absl::StatusOr<SessionSnapshotInfo> info);
-  void HandleTurnEnd(absl::Status status);
+  void HandleTurnEnd(const absl::Status& status);
   // Closes the session unless it is kept, then says `ended`.
   void SayGoodbye();
   void HandleGoodbye(absl::StatusOr<SessionSnapshotInfo> info);

@@ -41,7 +41,7 @@ void StreamCall::Pump() {
     StartGrpcFinish(ToGrpcStatus(*status_, *context_));
     return;
   }
-  in_flight_ = std::move(outbox_.front());
+  in_flight_ = outbox_.front();  // shares the bytes
   outbox_.pop_front();
   last_write_ = env_.clock.Monotonic();
   if (outbox_.empty() && status_.has_value()) {
