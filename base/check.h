@@ -11,7 +11,7 @@ namespace gma {
 }  // namespace gma
 
 // Aborts unless `condition` holds.
-#define GMA_CHECK(condition)                            \
+#define GMA_CHECK(condition)                           \
   (static_cast<bool>(condition) ? static_cast<void>(0) \
                                 : ::gma::CheckFailed(__FILE__, __LINE__, #condition))
 

@@ -24,7 +24,7 @@ class SessionId {
   std::string Hex() const;    // 32 lower-case digits
   std::string Short() const;  // the first 8, for logs
 
-  auto operator<=>(const SessionId&) const = default;  // NOLINT(modernize-use-nullptr): a false positive
+  auto operator<=>(const SessionId&) const = default;  // NOLINT: no pointer
   template <typename H>
   friend H AbslHashValue(H state, const SessionId& id) {
     return H::combine(std::move(state), id.words_);
