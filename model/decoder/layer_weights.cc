@@ -1,4 +1,4 @@
-#include "model/decoder/layer_weights.h"
+#include "model/decoder/layer_weights_torch.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/from_blob.h>

@@ -21,7 +21,7 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "model/decoder/compiled_decoder.h"
-#include "model/decoder/layer_weights.h"
+#include "model/decoder/layer_weights_torch.h"
 #include "model/decoder/mixer_constants.h"
 #include "model/decoder/parallel.h"
 #include "model/kernels/reference/mixer_head.h"

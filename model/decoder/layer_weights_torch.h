@@ -1,6 +1,6 @@
 // Weights of the reference decoder as LibTorch tensors. Only .cc files of model/decoder include it.
-#ifndef GMA_MODEL_DECODER_LAYER_WEIGHTS_H_
-#define GMA_MODEL_DECODER_LAYER_WEIGHTS_H_
+#ifndef GMA_MODEL_DECODER_LAYER_WEIGHTS_TORCH_H_
+#define GMA_MODEL_DECODER_LAYER_WEIGHTS_TORCH_H_
 
 #include <ATen/core/Tensor.h>
 
@@ -42,4 +42,4 @@ ModelWeights LoadWeights(const ModelDir& model, at::ScalarType projection_type);
 
 }  // namespace gma
 
-#endif  // GMA_MODEL_DECODER_LAYER_WEIGHTS_H_
+#endif  // GMA_MODEL_DECODER_LAYER_WEIGHTS_TORCH_H_
