@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gma_client._proto import common_pb2, generation_pb2, models_pb2, sessions_pb2
-from gma_client.types import Message, ModelInfo, Options, SessionInfo
+from gma_client.types import Message, ModelInfo, Options, RequestOptions, SessionInfo
 
 Prompt = str | bytes | Sequence[int]
 Chat = str | Sequence[Message]
 
+# Options of the request itself; all others are of its sampling and stopping.
+_REQUEST = RequestOptions.__annotations__.keys() - Options.__annotations__.keys()
 _STOP = {"max_tokens", "min_tokens", "stop_tokens", "ignore_eos"}
 
 CHANNEL_OPTIONS = [
@@ -89,26 +91,14 @@ def split_options(options: Options) -> tuple[common_pb2.SamplingParams, common_p
 
 
 def generate_request(
-    model: str,
-    source: common_pb2.Input,
-    options: Options,
-    *,
-    session_id: str,
-    n: int,
-    wait_if_busy: bool,
-    priority: int,
+    model: str, source: common_pb2.Input, options: RequestOptions
 ) -> generation_pb2.GenerateRequest:
     """The request of one answer."""
-    sampling, stop = split_options(options)
+    of_request = {name: value for name, value in options.items() if name in _REQUEST}
+    of_answer = {name: value for name, value in options.items() if name not in _REQUEST}
+    sampling, stop = split_options(of_answer)  # type: ignore[arg-type]
     return generation_pb2.GenerateRequest(
-        model=model,
-        session_id=session_id,
-        input=source,
-        sampling=sampling,
-        stop=stop,
-        n=n,
-        wait_if_busy=wait_if_busy,
-        priority=priority,
+        model=model, input=source, sampling=sampling, stop=stop, **of_request
     )
 
 

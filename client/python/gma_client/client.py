@@ -21,7 +21,7 @@ from gma_client._proto import (
 )
 from gma_client.errors import UnavailableError, error_of_call
 from gma_client.session import Answer, Session
-from gma_client.types import Message, ModelInfo, Options, SessionInfo
+from gma_client.types import Message, ModelInfo, RequestOptions, SessionInfo
 
 
 class Client:
@@ -60,47 +60,23 @@ class Client:
         self,
         prompt: Prompt | None = None,
         *,
-        session_id: str = "",
-        n: int = 1,
-        wait_if_busy: bool = False,
-        priority: int = 0,
         timeout: float | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[RequestOptions],
     ) -> Answer:
         """Continues a text or token ids; `timeout` is of the whole answer, in seconds."""
-        request = _convert.generate_request(
-            self._model,
-            _convert.input_of_prompt(prompt),
-            options,
-            session_id=session_id,
-            n=n,
-            wait_if_busy=wait_if_busy,
-            priority=priority,
-        )
-        return self._stream(request, timeout)
+        source = _convert.input_of_prompt(prompt)
+        return self._stream(_convert.generate_request(self._model, source, options), timeout)
 
     def chat(
         self,
         messages: Chat,
         *,
-        session_id: str = "",
-        n: int = 1,
-        wait_if_busy: bool = False,
-        priority: int = 0,
         timeout: float | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[RequestOptions],
     ) -> Answer:
         """Answers a conversation, or one message of the user; else as `generate`."""
-        request = _convert.generate_request(
-            self._model,
-            _convert.input_of_chat(messages),
-            options,
-            session_id=session_id,
-            n=n,
-            wait_if_busy=wait_if_busy,
-            priority=priority,
-        )
-        return self._stream(request, timeout)
+        source = _convert.input_of_chat(messages)
+        return self._stream(_convert.generate_request(self._model, source, options), timeout)
 
     def session(
         self,

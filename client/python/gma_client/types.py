@@ -37,6 +37,15 @@ class Options(TypedDict, total=False):
     ignore_eos: bool
 
 
+class RequestOptions(Options, total=False):
+    """What a request outside a `Session` stream may say besides; ranges as in generation.proto."""
+
+    session_id: str
+    n: int
+    wait_if_busy: bool
+    priority: int
+
+
 @dataclass(frozen=True)
 class Logprob:
     """A token that could have been drawn, and the natural logarithm of its probability."""
