@@ -21,6 +21,8 @@ bool EngineCore::RunStep() {
     MarkScheduled(*part.request, start);
     wanted += part.wants_logits ? 1 : 0;
   }
+  // Before anybody can have a token: who has one is counted.
+  shared_->rows_used = pool_->used();
   const size_t vocab = answer_logits_.size();
   const absl::Status status =
       decoder_.Step({.rows = step_rows_}, *pool_, absl::MakeSpan(logits_.data(), wanted * vocab));
