@@ -25,7 +25,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gma_torch.joint_slots import SlotState, flush, slot_chunk, slot_read
+from gma_torch.causal import SlotState
+from gma_torch.joint_slots import slot_chunk, slot_read
+from gma_torch.responsibilities import flush
 
 
 @dataclass

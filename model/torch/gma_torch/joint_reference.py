@@ -10,18 +10,9 @@ import math
 import torch
 from torch import Tensor
 
+from gma_torch.causal import SlotState, write_token
 from gma_torch.joint import JointState, empty_state
-from gma_torch.joint_slots import flush
-
-
-def _write(state: JointState, content: Tensor, resp: Tensor, decay: Tensor | None) -> None:
-    """Writes one token into the slots: content [B, G, m], resp [B, G, K], decay [B, G, 1 or K]."""
-    kept = state.mass if decay is None else state.mass * torch.exp(decay.double())
-    state.mass = kept + resp.double()
-    written = resp > 0  # slots with r = 0 are skipped
-    step = torch.where(written, resp.double() / torch.where(written, state.mass, 1.0), 0.0)
-    step = step.to(content.dtype).unsqueeze(-1)
-    state.memory = state.memory + step * (content.unsqueeze(2) - state.memory)
+from gma_torch.responsibilities import flush
 
 
 def joint_recurrent(
@@ -62,7 +53,9 @@ def joint_recurrent(
             if adapted:
                 content = torch.cat([content, state.ring_k[:, 0]], -1)
             gate = None if state.ring_decay is None else state.ring_decay[:, 0]
-            _write(state, content, state.ring_r[:, 0], gate)
+            slots = SlotState(state.mass, state.memory)
+            slots = write_token(slots, state.ring_r[:, 0], content, gate)
+            state.mass, state.memory = slots.mass, slots.memory
             state.ring_k, state.ring_v = state.ring_k[:, 1:], state.ring_v[:, 1:]
             state.ring_r = state.ring_r[:, 1:]
             if state.ring_decay is not None:

@@ -13,24 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Responsibilities below this are exactly 0 on the write side (docs/MATH.md 2.4).
-FLUSH = 2.0**-100
+from gma_torch.causal import SlotState
 
 # exp() of at most this much keeps the factored gates far inside float32 (docs/MATH.md 11).
 _MAX_CHUNK_DECAY = 60.0
-
-
-@dataclass
-class SlotState:
-    """Masses [B, G, K] float64 and means [B, G, K, m] of the slots of one layer."""
-
-    mass: Tensor
-    memory: Tensor
-
-
-def flush(resp: Tensor) -> Tensor:
-    """Sets responsibilities below 2^-100 to exactly 0."""
-    return torch.where(resp < FLUSH, torch.zeros_like(resp), resp)
 
 
 @dataclass

@@ -2,8 +2,7 @@
 
 The trunk (embedding, norms, projections, MLP) is the same for all of them; what happens between
 the projections and o_proj is a function `Attend`. Shapes: B sequences, T tokens, d width, H query
-heads,
-G key-value heads, v = head width. Rotation is half-split (Hugging Face layout).
+heads, G key-value heads, v = head width. Rotation is half-split (Hugging Face layout).
 """
 
 from __future__ import annotations
@@ -14,6 +13,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gma_torch.layers import rms_norm
+from gma_torch.rope import rope_table, turn
 
 
 @dataclass(frozen=True)
@@ -49,26 +51,6 @@ class Heads:
 
 # (layer index, its inputs) -> attention output [B, T, H, v].
 Attend = Callable[[int, Heads], Tensor]
-
-
-def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """RMSNorm over the last dimension, in float32 or better."""
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * gain
-
-
-def rope_table(start: int, tokens: int, width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin [T, v] in float32, half-split; angles are formed in float64."""
-    rate = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angle = torch.arange(start, start + tokens, dtype=torch.float64).unsqueeze(1) * rate
-    angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos().float(), angle.sin().float()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Applies RoPE: x [B, T, n, v], cos and sin [T, v]."""
-    first, second = x.chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return x * cos.unsqueeze(1) + turned * sin.unsqueeze(1)
 
 
 def full_attention(_layer: int, heads: Heads) -> Tensor:
@@ -173,7 +155,7 @@ class Llama:
         k = self._linear(x, p + "k_proj.weight").float().unflatten(-1, (c.num_kv_heads, c.head_dim))
         value = self._linear(x, p + "v_proj.weight").float()
         value = value.unflatten(-1, (c.num_kv_heads, c.head_dim))
-        return Heads(x, rotate(q, cos, sin), k, rotate(k, cos, sin), value)
+        return Heads(x, turn(q, cos, sin), k, turn(k, cos, sin), value)
 
     def output(self, layer: int, heads_out: Tensor) -> Tensor:
         """o_proj: [B, T, H, v] -> [B, T, d] in float32."""
@@ -190,7 +172,9 @@ class Llama:
     def hidden(self, tokens: Tensor, attend: Attend, start: int = 0) -> Tensor:
         """Tokens [B, T] at positions start.. -> last normed hidden state [B, T, d], float32."""
         c = self.config
-        cos, sin = rope_table(start, tokens.shape[1], c.head_dim, c.rope_theta)
+        cos, sin = rope_table(
+            start, tokens.shape[1], c.head_dim, c.rope_theta, device=tokens.device
+        )
         x = F.embedding(tokens, self.weights["model.embed_tokens.weight"]).float()
         for layer in range(c.num_layers):
             p = f"model.layers.{layer}."

@@ -29,7 +29,7 @@ from gma_torch.responsibilities import (
     variance,
     write_responsibilities,
 )
-from gma_torch.rope import rotate
+from gma_torch.rope import rope_table, turn
 
 
 @dataclass
@@ -203,7 +203,8 @@ class GmaMixer(nn.Module):
         if options.joint:
             q = self.q_proj(x).to(core).unflatten(-1, (self.heads, -1))
             k = self.k_proj(x).to(core).unflatten(-1, (self.groups, -1))
-            q, k = rotate(q, position, self.rope_theta), rotate(k, position, self.rope_theta)
+            table = rope_table(position, x.shape[1], self.head_dim, self.rope_theta, core, x.device)
+            q, k = turn(q, *table), turn(k, *table)
         if options.forget == "head":
             rate = F.softplus(self.forget_proj(x).to(core) + self.forget_bias.to(core))
             log_decay = -torch.exp(self.forget_a_log.to(core)) * rate

@@ -96,10 +96,14 @@ def matrix_scores(x: Tensor, matrix: Tensor, origin: Tensor) -> Tensor:
     return features @ matrix
 
 
+def flush(resp: Tensor) -> Tensor:
+    """Sets responsibilities below `FLUSH` to exactly 0."""
+    return torch.where(resp < FLUSH, torch.zeros_like(resp), resp)
+
+
 def write_responsibilities(scores: Tensor) -> Tensor:
     """Softmax over the last dimension with the flush rule; what is written into the slots."""
-    resp = torch.softmax(scores, dim=-1)
-    return torch.where(resp < FLUSH, torch.zeros_like(resp), resp)
+    return flush(torch.softmax(scores, dim=-1))
 
 
 def log_responsibilities(scores: Tensor) -> Tensor:

@@ -6,19 +6,21 @@ width. Routing vectors are x = W k with k not rotated; W is folded into route_k_
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from gma_torch.joint_slots import SlotState, flush, slot_read
+from gma_torch.causal import empty_slots
+from gma_torch.joint_slots import slot_chunk, slot_read
+from gma_torch.responsibilities import (
+    matrix_scores,
+    omega_of_variance,
+    score_matrix,
+    variance,
+    write_responsibilities,
+)
+from gma_torch.rope import turn
 
-LOG_VAR_LOW = math.log(0.05)
-
-
-def log_var_high(routing_dim: int) -> float:
-    """The ceiling of log sigma^2 (docs/MATH.md 3)."""
-    return math.log(20.0 * math.sqrt(routing_dim))
+_VAR_PARAM = "bounded"
 
 
 class TransferMixer(nn.Module):
@@ -41,17 +43,10 @@ class TransferMixer(nn.Module):
                 self.forget_beta]  # fmt: skip
 
     def responsibilities(self, k: Tensor) -> Tensor:
-        """k [B, G, T, v], not rotated -> r [B, G, T, K] (docs/MATH.md 2)."""
-        x = k @ self.route.transpose(-1, -2)
-        low, high = LOG_VAR_LOW, log_var_high(x.shape[-1])
-        log_var = low + (high - low) * torch.sigmoid(self.component_omega)
-        lam = torch.exp(-log_var)
-        # Centred on the mean of the means: the expanded square then cancels little (MATH.md 2.2).
-        center = self.component_mean.mean(1, keepdim=True)
-        x, mu = x - center, self.component_mean - center
-        constant = self.prior_logits - 0.5 * (log_var + lam * mu * mu).sum(-1)  # [G, K]
-        score = torch.cat([x * x, x], -1) @ torch.cat([-0.5 * lam, lam * mu], -1).transpose(-1, -2)
-        return torch.softmax(score + constant.unsqueeze(1), dim=-1)
+        """k [B, G, T, v], not rotated -> flushed r [B, G, T, K] (docs/MATH.md 2)."""
+        var = variance(self.component_omega, _VAR_PARAM)
+        matrix = score_matrix(self.component_mean, var, self.prior_logits)
+        return write_responsibilities(matrix_scores(k @ self.route.transpose(-1, -2), *matrix))
 
     def slots(
         self, q_rot: Tensor, k: Tensor, k_rot: Tensor, value: Tensor, window: int
@@ -65,20 +60,15 @@ class TransferMixer(nn.Module):
             Log-sum-exp [B, G, J, T - window] and output [B, G, J, T - window, v].
         """
         stored = k.shape[2] - window
-        resp = flush(self.responsibilities(k[:, :, :stored]))
+        resp = self.responsibilities(k[:, :, :stored])
         beta = nn.functional.softplus(self.forget_beta)
-        chunk = 64
-        while float(beta.detach().max()) * chunk >= 60:
-            chunk //= 2
+        decay = -beta.view(-1, 1, 1) * resp
         batch, groups, _, components = resp.shape
-        start = SlotState(
-            torch.zeros(batch, groups, components, dtype=torch.float64),
-            torch.zeros(batch, groups, components, 2 * self.width),
-        )
         lse, out, _ = slot_read(
-            q_rot[..., window:, :], k_rot[:, :, :stored], value[:, :, :stored], resp,
-            -beta.view(-1, 1, 1) * resp, start,
-            scale=self.slot_scale, bias=self.slot_bias, log_resp_q=None, chunk=chunk,
+            q_rot[..., window:, :], k_rot[:, :, :stored], value[:, :, :stored], resp, decay,
+            empty_slots(batch, groups, components, 2 * self.width),
+            scale=self.slot_scale, bias=self.slot_bias, log_resp_q=None,
+            chunk=slot_chunk(decay, 64, float(beta.detach().max())),
         )  # fmt: skip
         return lse, out
 
@@ -88,19 +78,16 @@ def _query_metric(q_rot: Tensor, cos: Tensor, sin: Tensor, far: int) -> Tensor:
 
     Args:
         q_rot: [G, N, v] rotated queries of all positions (rotation mixes the distances).
-        cos, sin: [D, v] the rotation by distances, far enough apart; far: how many to use.
+        cos, sin: [D, v/2] the rotation by distances, far enough apart; far: how many to use.
 
     Returns:
         M [G, v, v], symmetric.
     """
     groups, _, width = q_rot.shape
     moment = torch.zeros(groups, width, width)
-    half = width // 2
     for d in torch.linspace(0, cos.shape[0] - 1, far).long().tolist():
         # R(-d) q: the query as the un-rotated key sees it.
-        c, s = cos[d], sin[d]
-        turned = torch.cat([q_rot[..., half:], -q_rot[..., :half]], -1)
-        back = q_rot * c + turned * s
+        back = turn(q_rot, cos[d : d + 1], -sin[d : d + 1])
         moment += back.transpose(-1, -2) @ back / q_rot.shape[1]
     return moment / (far * width)
 
@@ -132,7 +119,7 @@ def start_mixer(
 
     Args:
         q_rot: [B, T, H, v], k: [B, T, G, v] of one layer on a few sequences.
-        cos, sin: [D, v] rotations by distance.
+        cos, sin: [D, v/2] rotations by distance.
         precision: initial 1/sigma^2. beta: initial forgetting of each memory head.
     """
     groups, routing, width = mixer.route.shape
@@ -149,7 +136,5 @@ def start_mixer(
         mixer.component_mean[g] = _plus_plus(
             x[g].flatten(0, 1), x[g, :, 0].mean(0), mixer.component_mean.shape[1], gen
         )
-    low, high = LOG_VAR_LOW, log_var_high(routing)
-    share_of_range = (-math.log(precision) - low) / (high - low)
-    mixer.component_omega.fill_(math.log(share_of_range / (1 - share_of_range)))
+    mixer.component_omega.fill_(omega_of_variance(1.0 / precision, routing, _VAR_PARAM))
     mixer.forget_beta.copy_(torch.log(torch.expm1(torch.tensor(beta))))

@@ -30,7 +30,8 @@ from tqdm import tqdm
 from gma_torch.convert.data import Mixture
 from gma_torch.convert.mixer import TransferMixer, start_mixer
 from gma_torch.joint import merge_reads, window_read
-from gma_torch.llama import Heads, Llama, full_attention, rope_table
+from gma_torch.llama import Heads, Llama, full_attention
+from gma_torch.rope import rope_table
 
 _LOG = logging.getLogger(__name__)
 
