@@ -1,4 +1,5 @@
 // From a message to a turn that can be scheduled.
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,17 +10,27 @@
 #include "server/engine/retry_hint.h"
 
 namespace gma {
+namespace {
 
-void EngineCore::OnMessage(GenerateMessage message) {
-  GenerateSpec& spec = message.spec;
+// What a Generate and an Append have in common; empties the spec's owner and input.
+template <typename Spec>
+std::unique_ptr<Request> NewRequest(Spec& spec, absl::Duration accepted_at) {
   auto request = std::make_unique<Request>();
   request->owner = std::move(spec.owner);
   request->session_id = spec.session;
   request->input = std::move(spec.input);
   request->deadline = spec.deadline;
-  request->accepted_at = message.accepted_at;
-  request->priority = spec.priority;
+  request->accepted_at = accepted_at;
   request->wait_if_busy = spec.wait_if_busy;
+  return request;
+}
+
+}  // namespace
+
+void EngineCore::OnMessage(GenerateMessage message) {
+  GenerateSpec& spec = message.spec;
+  std::unique_ptr<Request> request = NewRequest(spec, message.accepted_at);
+  request->priority = spec.priority;
   request->stream = std::move(message.stream);
   request->sampling = std::move(spec.sampling);
   request->stop = std::move(spec.stop);
@@ -29,14 +40,7 @@ void EngineCore::OnMessage(GenerateMessage message) {
 }
 
 void EngineCore::OnMessage(AppendMessage message) {
-  AppendSpec& spec = message.spec;
-  auto request = std::make_unique<Request>();
-  request->owner = std::move(spec.owner);
-  request->session_id = spec.session;
-  request->input = std::move(spec.input);
-  request->deadline = spec.deadline;
-  request->accepted_at = message.accepted_at;
-  request->wait_if_busy = spec.wait_if_busy;
+  std::unique_ptr<Request> request = NewRequest(message.spec, message.accepted_at);
   request->done = std::move(message.done);
   Admit(std::move(request));
 }

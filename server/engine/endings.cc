@@ -36,13 +36,14 @@ void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishR
                          .text = candidate.judge ? candidate.judge->Flush() : std::string(),
                          .usage = UsageOf(request, candidate),
                          .timings = TimingsOf(request, candidate)};
-  metrics_.request_success[LabelOf(reason)]->Increment();
+  const FinishedReasonLabel label = LabelOf(reason);
+  metrics_.request_success[label]->Increment();
   metrics_.request_generation_tokens->Observe(static_cast<double>(candidate.completion_tokens));
   if (candidate.completion_tokens > 0) metrics_.request_decode_time->Observe(event.timings.decode);
   GMA_LOG(kInfo, "request_finished",
           {{"session", request.is_private() ? "" : request.session_id->Short()},
            {"candidate", candidate.index},
-           {"reason", static_cast<int>(reason)},
+           {"reason", FinishedReasonName(label)},
            {"prompt_tokens", event.usage.prompt_tokens},
            {"completion_tokens", event.usage.completion_tokens},
            {"queue_seconds", event.timings.queue},

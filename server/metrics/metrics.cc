@@ -14,6 +14,9 @@ namespace {
 
 using Labels = std::map<std::string, std::string>;
 
+constexpr std::array kFinishedReasons = {"stop_token", "stop_string", "end_of_text", "length",
+                                         "cancelled"};
+
 // Edges of OpenTelemetry's generative AI conventions, with finer ones below 10 ms for tokens: a
 // small recurrent model would fall into one bucket.
 std::vector<double> TokenGapEdges() {
@@ -78,8 +81,6 @@ void BuildTraffic(Builder& builder, Metrics& metrics) {
   metrics.num_requests_running = builder.Gauge(metric_rows::kNumRequestsRunning);
   metrics.num_requests_waiting = builder.Gauge(metric_rows::kNumRequestsWaiting);
   metrics.num_requests_paused = builder.Gauge(metric_rows::kNumRequestsPaused);
-  constexpr std::array kFinishedReasons = {"stop_token", "stop_string", "end_of_text", "length",
-                                           "cancelled"};
   static_assert(kFinishedReasons.size() == decltype(metrics.request_success)::size());
   for (size_t i = 0; i < kFinishedReasons.size(); ++i) {
     metrics.request_success.Set(i, builder.Counter(metric_rows::kRequestSuccess,
@@ -142,6 +143,10 @@ void BuildStepsAndState(Builder& builder, Metrics& metrics) {
 }
 
 }  // namespace
+
+std::string_view FinishedReasonName(FinishedReasonLabel label) {
+  return kFinishedReasons[static_cast<size_t>(label)];
+}
 
 HistogramBatch::HistogramBatch(prometheus::Histogram* target, std::vector<double> edges)
     : target_(target), edges_(std::move(edges)), counts_(edges_.size() + 1) {}

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -55,6 +56,9 @@ enum class FinishedReasonLabel {  // finished_reason
   kLength,                        // length
   kCancelled,                     // cancelled
 };
+// As the series has it and the log says it.
+std::string_view FinishedReasonName(FinishedReasonLabel label);
+
 enum class RejectReasonLabel {  // reason of gma_admission_rejected_total
   kQueueFull,                   // queue_full
   kNoRow,                       // no_row

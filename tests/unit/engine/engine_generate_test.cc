@@ -37,6 +37,15 @@ TEST_F(GenerateTest, GivesTheChainOfItsPrompt) {
   EXPECT_EQ(engine->GetStatus().rows_used, 0);
 }
 
+TEST_F(GenerateTest, TheLogSaysWhyAnAnswerEndedAsTheMetricsDo) {
+  StartEngine();
+  SetLogLevel(LogLevel::kInfo);  // each test begins with the fixture's own
+  ::testing::internal::CaptureStderr();
+  Reader reader = Generate(Greedy({5, 6, 7}, 20));
+  RunToIdle({&reader});
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(), HasSubstr("\"reason\":\"length\""));
+}
+
 TEST_F(GenerateTest, APromptLongerThanAStepIsFedInPieces) {
   StartEngine();
   std::vector<int32_t> prompt(100);
