@@ -2,9 +2,9 @@
 // order of its parts), by SIMD: several tokens of one session through one memory head.
 //
 // SAME BITS: a token's output and the state after it depend on the tokens before it and on nothing
-// else: not on how they were cut into calls, not on other sessions, not on threads. Sums over slots,
-// window entries and channels run in one fixed order, sixteen lanes wide, on every CPU that has
-// fused multiply-add (one without it has bits of its own).
+// else: not on how they were cut into calls, not on other sessions, not on threads. Sums over
+// slots, window entries and channels run in one fixed order, sixteen lanes wide, on every CPU that
+// has fused multiply-add (one without it has bits of its own).
 #ifndef GMA_MODEL_KERNELS_CPU_MIXER_H_
 #define GMA_MODEL_KERNELS_CPU_MIXER_H_
 
@@ -23,14 +23,15 @@ struct MixerTokens {
   int64_t position;  // tokens fed to the session before the first of these
   int64_t count;     // 1 or more
   const float* projected;
-  int64_t stride;                 // floats from one token's projections to the next one's
-  int64_t route_q, route_k;       // [H, r] (absent with read "adapted"), [G, r]
-  int64_t value;                  // [G, v]
-  int64_t q, k;                   // [H, v], [G, v], not rotated yet; present with window or "adapted"
-  int64_t gate;                   // [H, v], before SiLU: out_gate
-  const float* log_decay;         // [count, G] or null: forget "head"; <= 0
-  const float *rope_cos, *rope_sin;  // [count, v/2] of each token's position; unused without q and k
-  float* out;                     // token i's [H, v] starts at out + i * out_stride
+  int64_t stride;            // floats from one token's projections to the next one's
+  int64_t route_q, route_k;  // [H, r] (absent with read "adapted"), [G, r]
+  int64_t value;             // [G, v]
+  int64_t q, k;              // [H, v], [G, v], not rotated yet; present with window or "adapted"
+  int64_t gate;              // [H, v], before SiLU: out_gate
+  const float* log_decay;    // [count, G] or null: forget "head"; <= 0
+  const float *rope_cos,
+      *rope_sin;  // [count, v/2] of each token's position; unused without q and k
+  float* out;     // token i's [H, v] starts at out + i * out_stride
   int64_t out_stride;
 };
 
@@ -44,7 +45,8 @@ class Mixer {
   Mixer(Mixer&&) noexcept;
   Mixer& operator=(Mixer&&) noexcept;
 
-  // Bytes of scratch that a call of Run needs; aligned to 64 by the caller, contents of no interest.
+  // Bytes of scratch that a call of Run needs; aligned to 64 by the caller, contents of no
+  // interest.
   size_t scratch_bytes() const;
 
   // Feeds the tokens, in order, to one memory head: updates that head's part of `state` and writes
