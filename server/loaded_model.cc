@@ -66,10 +66,6 @@ std::vector<int32_t> EndTokens(const ModelConfig& config, const GenerationDefaul
 
 }  // namespace
 
-int64_t LoadedModel::weights_bytes() const {
-  return served.parameter_count * (served.weights == "bf16" ? 2 : 4);
-}
-
 absl::StatusOr<LoadedModel> LoadModel(const ServerOptions& options) {
   GMA_ASSIGN_OR_RETURN(
       ModelDir directory,
@@ -88,6 +84,7 @@ absl::StatusOr<LoadedModel> LoadModel(const ServerOptions& options) {
   GMA_ASSIGN_OR_RETURN(
       model.decoder,
       CompiledDecoder::Load(model.directory, {.device = options.device,
+                                              .decoder = options.decoder,
                                               .weights = options.weights,
                                               .max_batch_rows = options.max_batch_rows,
                                               .max_step_tokens = options.max_step_tokens,

@@ -23,9 +23,6 @@ struct LoadedModel {
   std::unique_ptr<ChatTemplate> chat = nullptr;  // null: the model has no chat format
   std::unique_ptr<CompiledDecoder> decoder = nullptr;
   ServedModel served = {};
-
-  // Bytes of the weights in the type that matrix products run in.
-  int64_t weights_bytes() const;
 };
 
 // The files are checked first, the decoder comes last.

@@ -42,13 +42,14 @@ struct Parts {
 };
 
 absl::Status ProbePorts(const ServerOptions& options) {
-  GMA_RETURN_IF_ERROR(ProbePort(options.listen));
-  GMA_RETURN_IF_ERROR(ProbePort(options.metrics_listen));
+  GMA_RETURN_IF_ERROR(ProbePort("--listen", options.listen));
+  GMA_RETURN_IF_ERROR(ProbePort("--metrics_listen", options.metrics_listen));
   if (options.listen.port == 0 || options.listen.port != options.metrics_listen.port) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("--listen and --metrics_listen both name port ", options.listen.port));
+      absl::StrCat("--metrics_listen is ", options.metrics_listen.ToString(),
+                   ", must have another port than --listen, which is ", options.listen.ToString()));
 }
 
 TokenTextFunction TokenText(const Tokenizer& tokenizer) {
@@ -67,7 +68,7 @@ absl::Status StartEngine(const ServerOptions& options, Parts& parts) {
                                    .device = served.device,
                                    .weights = served.weights});
   parts.metrics->model_load_seconds->Set(absl::ToDoubleSeconds(parts.load_time));
-  parts.metrics->model_weights_bytes->Set(static_cast<double>(parts.model.weights_bytes()));
+  parts.metrics->model_weights_bytes->Set(static_cast<double>(parts.model.decoder->weight_bytes()));
   const EngineOptions engine_options{.max_sessions = options.max_sessions,
                                      .max_waiting = options.max_waiting,
                                      // No quota: what bounds an owner is the pool, and a full
@@ -77,9 +78,15 @@ absl::Status StartEngine(const ServerOptions& options, Parts& parts) {
                                      .max_step_tokens = options.max_step_tokens,
                                      .default_ttl = options.session_ttl,
                                      .end_tokens = served.end_tokens};
-  GMA_ASSIGN_OR_RETURN(
-      parts.engine, Engine::Create(engine_options, *parts.model.decoder,
-                                   TokenText(*parts.model.tokenizer), parts.clock, *parts.metrics));
+  absl::StatusOr<std::unique_ptr<Engine>> engine =
+      Engine::Create(engine_options, *parts.model.decoder, TokenText(*parts.model.tokenizer),
+                     parts.clock, *parts.metrics);
+  if (!engine.ok()) {
+    return absl::Status(
+        engine.status().code(),
+        absl::StrCat("--max_sessions is ", options.max_sessions, ": ", engine.status().message()));
+  }
+  parts.engine = *std::move(engine);
   parts.engine->Start();
   return absl::OkStatus();
 }

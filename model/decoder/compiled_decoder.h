@@ -17,7 +17,8 @@ namespace gma {
 
 struct DecoderOptions {
   std::string device = "cpu";     // "cpu"; others are refused by name
-  std::string weights = "f32";    // "f32" or "bf16": the type that matrix products run in
+  std::string decoder = "cpu";    // "cpu", or "reference": slow, obvious, the oracle
+  std::string weights = "int8";   // of matrices: "f32", "bf16", and with "cpu" "int8", "int4"
   int32_t max_batch_rows = 64;    // rows in one step at most
   int32_t max_step_tokens = 512;  // tokens in one step at most, all rows together
   bool compensated_state = false;
@@ -38,8 +39,7 @@ struct StepBatch {
 // Everything is planned at Load: weights, scratch. THREADS: engine thread only.
 class CompiledDecoder {
  public:
-  // The reference decoder over LibTorch (model/decoder/reference_decoder.cc).
-  // REQUIRES: `model` outlives the decoder, which reads weights from the model's files in place.
+  // REQUIRES: `model` outlives the decoder; the reference reads weights from its files in place.
   // ERRORS: kInvalidArgument naming an option, its value and what is possible.
   static absl::StatusOr<std::unique_ptr<CompiledDecoder>> Load(const ModelDir& model,
                                                                const DecoderOptions& options);
@@ -53,6 +53,8 @@ class CompiledDecoder {
   virtual absl::Status Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) = 0;
 
   virtual const StateLayout& state_layout() const = 0;
+  // Bytes of all matrices as they are kept, which a step reads once.
+  virtual size_t weight_bytes() const = 0;
   virtual int32_t vocab_size() const = 0;
 };
 

@@ -21,25 +21,14 @@ at::Tensor AsTensor(const TensorView& view, at::ScalarType type) {
   return at::from_blob(data, view.shape, at::TensorOptions().dtype(stored)).to(type);
 }
 
-// One layer's input projections below each other, so that a step has one matrix product for them.
-void FuseInputProjections(const ModelDir& model, const std::string& prefix,
-                          const MixerOptions& options, at::ScalarType type, LayerWeights& weights) {
+// One layer's input projections below each other.
+at::Tensor StackInputProjections(const ModelDir& model, const std::string& prefix,
+                                 const InputColumns& columns, at::ScalarType type) {
   std::vector<at::Tensor> parts;
-  const auto add = [&](std::string_view name, int64_t& column) {
-    column = weights.columns.total;
-    parts.push_back(AsTensor(model.tensor(prefix + "mixer." + std::string(name)), type));
-    weights.columns.total += parts.back().size(0);
-  };
-  if (options.has_route_q()) add("route_q_proj.weight", weights.columns.route_q);
-  add("route_k_proj.weight", weights.columns.route_k);
-  add("v_proj.weight", weights.columns.value);
-  if (options.has_qk()) {
-    add("q_proj.weight", weights.columns.q);
-    add("k_proj.weight", weights.columns.k);
+  for (const std::string& name : columns.tensors) {
+    parts.push_back(AsTensor(model.tensor(absl::StrCat(prefix, "mixer.", name)), type));
   }
-  if (options.out_gate) add("gate_proj.weight", weights.columns.gate);
-  if (options.forget == ForgetMode::kHead) add("forget_proj.weight", weights.columns.forget);
-  weights.input_proj = at::cat(parts);
+  return at::cat(parts);
 }
 
 }  // namespace
@@ -50,6 +39,7 @@ ModelWeights LoadWeights(const ModelDir& model, at::ScalarType projection_type) 
   weights.embedding = AsTensor(model.tensor("model.embed_tokens.weight"), at::kFloat);
   weights.head = config.tie_word_embeddings ? weights.embedding
                                             : AsTensor(model.tensor("lm_head.weight"), at::kFloat);
+  weights.matrix_bytes = weights.head.nbytes();
   weights.final_norm = AsTensor(model.tensor("model.norm.weight"), at::kFloat);
   for (int32_t n = 0; n < config.num_layers; ++n) {
     const std::string prefix = absl::StrCat("model.layers.", n, ".");
@@ -59,11 +49,16 @@ ModelWeights LoadWeights(const ModelDir& model, at::ScalarType projection_type) 
     LayerWeights layer;
     layer.input_norm = tensor("input_layernorm.weight", at::kFloat);
     layer.post_norm = tensor("post_attention_layernorm.weight", at::kFloat);
-    FuseInputProjections(model, prefix, config.layers[n], projection_type, layer);
+    layer.columns = InputColumnsOf(config, config.layers[n]);
+    layer.input_proj = StackInputProjections(model, prefix, layer.columns, projection_type);
     layer.o_proj = tensor("mixer.o_proj.weight", projection_type);
     layer.mlp_gate = tensor("mlp.gate_proj.weight", projection_type);
     layer.mlp_up = tensor("mlp.up_proj.weight", projection_type);
     layer.mlp_down = tensor("mlp.down_proj.weight", projection_type);
+    for (const at::Tensor* matrix :
+         {&layer.input_proj, &layer.o_proj, &layer.mlp_gate, &layer.mlp_up, &layer.mlp_down}) {
+      weights.matrix_bytes += matrix->nbytes();
+    }
     weights.layers.push_back(std::move(layer));
   }
   return weights;

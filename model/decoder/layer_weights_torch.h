@@ -8,22 +8,14 @@
 #include <vector>
 
 #include "model/checkpoint/model_dir.h"
+#include "model/decoder/input_columns.h"
 
 namespace gma {
-
-// Where the parts of the fused input projection start, in columns; kAbsent for a part that the
-// layer does not have.
-struct FusedColumns {
-  static constexpr int64_t kAbsent = -1;
-  int64_t route_q = kAbsent, route_k = kAbsent, value = kAbsent, q = kAbsent, k = kAbsent,
-          gate = kAbsent, forget = kAbsent;
-  int64_t total = 0;
-};
 
 struct LayerWeights {
   at::Tensor input_norm, post_norm;  // [d] float32
   at::Tensor input_proj;             // [columns.total, d]: every projection of the normed input
-  FusedColumns columns;
+  InputColumns columns;
   at::Tensor o_proj;            // [d, H v]
   at::Tensor mlp_gate, mlp_up;  // [f, d]
   at::Tensor mlp_down;          // [d, f]
@@ -34,6 +26,7 @@ struct ModelWeights {
   at::Tensor head;        // [vocab, d] float32; the same tensor where they are tied
   at::Tensor final_norm;  // [d] float32
   std::vector<LayerWeights> layers;
+  size_t matrix_bytes = 0;  // of everything above that a step multiplies with
 };
 
 // Projections of the layers become `projection_type`, everything else float32. Tensors that have

@@ -105,13 +105,10 @@ void LayerMixer::BuildScores(const ModelDir& model, VarParam var_param) {
   constants_.score_w0 = score_w0_.data();
 }
 
-void LayerMixer::LogDecay(const float* forget, float* log_decay) const {
-  const std::vector<float>& bias = floats_.find("forget_bias")->second;
-  const std::vector<float>& a_log = floats_.find("forget_a_log")->second;
-  for (int32_t g = 0; g < constants_.memory_heads; ++g) {
-    const double rate = Softplus(static_cast<double>(forget[g]) + bias[g]);
-    log_decay[g] = static_cast<float>(-std::exp(static_cast<double>(a_log[g])) * rate);
-  }
+float LayerMixer::LogDecay(int32_t memory_head, float forget) const {
+  const double bias = floats_.find("forget_bias")->second[memory_head];
+  const double a_log = floats_.find("forget_a_log")->second[memory_head];
+  return static_cast<float>(-std::exp(a_log) * Softplus(forget + bias));
 }
 
 MixerState StateOfLayer(uint8_t* row, const LayerLayout& layout) {

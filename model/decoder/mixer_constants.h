@@ -26,9 +26,9 @@ class LayerMixer {
   LayerMixer& operator=(LayerMixer&&) = default;
 
   const MixerConstants& constants() const { return constants_; }
-  // Writes the log-decay of forget "head", -exp(A) softplus(u x + b), from the projections
-  // `forget` = u x, [G]. REQUIRES: the layer forgets by head.
-  void LogDecay(const float* forget, float* log_decay) const;
+  // The log-decay of forget "head", -exp(A) softplus(u x + b), from a head's projection
+  // `forget` = u x. REQUIRES: the layer forgets by head.
+  float LogDecay(int32_t memory_head, float forget) const;
 
  private:
   // The tensor `mixer.<name>`, kept as long as this object.

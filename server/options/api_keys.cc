@@ -67,7 +67,8 @@ absl::StatusOr<ApiKeys> ApiKeys::Parse(std::string_view text) {
     }
     keys.entries_.push_back({std::string(owner), *hash});
   }
-  if (keys.entries_.empty()) return absl::InvalidArgumentError("there is no key in it");
+  if (keys.entries_.empty())
+    return absl::InvalidArgumentError("there is no key in it, must hold at least 1");
   return keys;
 }
 

@@ -22,7 +22,7 @@ absl::string_view View(std::string_view text) { return {text.data(), text.size()
 
 using AddressList = std::unique_ptr<addrinfo, decltype(&freeaddrinfo)>;
 
-absl::StatusOr<AddressList> Resolve(const ListenAddress& address) {
+absl::StatusOr<AddressList> Resolve(std::string_view flag, const ListenAddress& address) {
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
@@ -31,7 +31,8 @@ absl::StatusOr<AddressList> Resolve(const ListenAddress& address) {
   const std::string port = absl::StrCat(address.port);
   if (const int error = getaddrinfo(address.host.c_str(), port.c_str(), &hints, &found)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("cannot resolve \"", address.host, "\": ", gai_strerror(error)));
+        absl::StrCat(View(flag), " is \"", address.ToString(),
+                     "\", must be on a host of this machine: ", gai_strerror(error)));
   }
   return AddressList(found, &freeaddrinfo);
 }
@@ -79,17 +80,17 @@ absl::StatusOr<ListenAddress> ParseListenAddress(std::string_view flag, std::str
   return ListenAddress{std::string(host), static_cast<uint16_t>(number)};
 }
 
-absl::StatusOr<bool> IsLoopback(const ListenAddress& address) {
-  GMA_ASSIGN_OR_RETURN(const AddressList list, Resolve(address));
+absl::StatusOr<bool> IsLoopback(std::string_view flag, const ListenAddress& address) {
+  GMA_ASSIGN_OR_RETURN(const AddressList list, Resolve(flag, address));
   for (const addrinfo* info = list.get(); info != nullptr; info = info->ai_next) {
     if (!IsLoopbackAddress(*info)) return false;
   }
   return true;
 }
 
-absl::Status ProbePort(const ListenAddress& address) {
+absl::Status ProbePort(std::string_view flag, const ListenAddress& address) {
   if (address.port == 0) return absl::OkStatus();
-  GMA_ASSIGN_OR_RETURN(const AddressList list, Resolve(address));
+  GMA_ASSIGN_OR_RETURN(const AddressList list, Resolve(flag, address));
   for (const addrinfo* info = list.get(); info != nullptr; info = info->ai_next) {
     const int fd = socket(info->ai_family, info->ai_socktype | SOCK_CLOEXEC, info->ai_protocol);
     if (fd < 0) continue;  // a family that this machine does not have
@@ -98,8 +99,8 @@ absl::Status ProbePort(const ListenAddress& address) {
     // As the servers do: connections of an earlier run in TIME_WAIT are no hindrance.
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     if (bind(fd, info->ai_addr, info->ai_addrlen) != 0 || listen(fd, 1) != 0) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("cannot listen on ", address.ToString(), ": ", std::strerror(errno)));
+      return absl::FailedPreconditionError(absl::StrCat(
+          View(flag), ": cannot listen on ", address.ToString(), ": ", std::strerror(errno)));
     }
   }
   return absl::OkStatus();

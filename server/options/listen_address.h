@@ -24,12 +24,12 @@ struct ListenAddress {
 absl::StatusOr<ListenAddress> ParseListenAddress(std::string_view flag, std::string_view text);
 
 // Whether every address that the host stands for is a loopback address.
-// ERRORS: kInvalidArgument naming the host when it stands for none.
-absl::StatusOr<bool> IsLoopback(const ListenAddress& address);
+// ERRORS: kInvalidArgument naming `flag` and the host when it stands for none.
+absl::StatusOr<bool> IsLoopback(std::string_view flag, const ListenAddress& address);
 
 // Binds the port and lets it go again, so that a port in use is seen before a model is loaded.
-// ERRORS: kFailedPrecondition naming address and reason ("Address already in use").
-absl::Status ProbePort(const ListenAddress& address);
+// ERRORS: kFailedPrecondition naming `flag`, address and reason ("Address already in use").
+absl::Status ProbePort(std::string_view flag, const ListenAddress& address);
 
 }  // namespace gma
 

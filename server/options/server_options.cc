@@ -64,9 +64,15 @@ void AddModelFlags(CLI::App& app, RawFlags& raw) {
   app.add_option("--device", options.device, "Where the model runs: cpu. Default cpu.")
       ->option_text("NAME")
       ->group(group);
+  app.add_option("--decoder", options.decoder,
+                 "Implementation: cpu, or reference (slow, the oracle). Default cpu.")
+      ->check(CLI::IsMember({"cpu", "reference"}))
+      ->option_text("NAME")
+      ->group(group);
   app.add_option("--weights", options.weights,
-                 "Type that matrix products run in: f32 or bf16. Default f32.")
-      ->check(CLI::IsMember({"f32", "bf16"}))
+                 "Type that matrices are kept in: f32, bf16, int8 or int4; the reference decoder "
+                 "has f32 and bf16. Default int8 (reference: f32).")
+      ->check(CLI::IsMember({"f32", "bf16", "int8", "int4"}))
       ->option_text("TYPE")
       ->group(group);
   AddInteger(app, "--threads", options.threads, 0, 1024,
@@ -188,7 +194,9 @@ absl::Status CheckTlsFiles(const std::string& cert, const std::string& key) {
 
 absl::Status ReadSecurityFiles(const RawFlags& raw, ServerOptions& options) {
   if (raw.tls_cert.empty() != raw.tls_key.empty()) {
-    return absl::InvalidArgumentError("--tls_cert and --tls_key need each other");
+    return absl::InvalidArgumentError(
+        absl::StrCat(raw.tls_cert.empty() ? "--tls_cert" : "--tls_key",
+                     " is missing: --tls_cert and --tls_key need each other"));
   }
   if (!raw.tls_cert.empty()) {
     TlsFiles tls;
@@ -210,8 +218,9 @@ absl::Status ReadSecurityFiles(const RawFlags& raw, ServerOptions& options) {
 
 // Defaults are closed: what other machines can reach has TLS and keys, or a flag that says not.
 absl::Status CheckExposure(const ServerOptions& options) {
-  GMA_ASSIGN_OR_RETURN(const bool grpc_is_local, IsLoopback(options.listen));
-  GMA_ASSIGN_OR_RETURN(const bool metrics_is_local, IsLoopback(options.metrics_listen));
+  GMA_ASSIGN_OR_RETURN(const bool grpc_is_local, IsLoopback("--listen", options.listen));
+  GMA_ASSIGN_OR_RETURN(const bool metrics_is_local,
+                       IsLoopback("--metrics_listen", options.metrics_listen));
   if (options.insecure_remote) return absl::OkStatus();
   if (!grpc_is_local && !(options.tls.has_value() && options.api_keys.has_value())) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -241,7 +250,8 @@ absl::StatusOr<ServerOptions> Finish(const RawFlags& raw) {
     const auto path = std::filesystem::path(options.model).lexically_normal();
     options.model_name = path.has_filename() ? path.filename() : path.parent_path().filename();
   }
-  GMA_RETURN_IF_ERROR(CheckLimit(limits::kModelBytes, options.model_name.size()));
+  constexpr Limit kNameBytes = {"--model_name", 1, limits::kModelBytes.max, "bytes", ""};
+  GMA_RETURN_IF_ERROR(CheckLimit(kNameBytes, options.model_name.size()));
   GMA_ASSIGN_OR_RETURN(options.listen, ParseListenAddress("--listen", raw.listen));
   GMA_ASSIGN_OR_RETURN(options.metrics_listen,
                        ParseListenAddress("--metrics_listen", raw.metrics_listen));
@@ -249,6 +259,7 @@ absl::StatusOr<ServerOptions> Finish(const RawFlags& raw) {
                                                       absl::Seconds(1), absl::Hours(168)));
   GMA_ASSIGN_OR_RETURN(options.drain_timeout, ParseTime("--drain_timeout", raw.drain_timeout,
                                                         absl::ZeroDuration(), absl::Hours(1)));
+  if (options.weights.empty()) options.weights = options.decoder == "cpu" ? "int8" : "f32";
   options.max_batch_rows =
       std::min({options.max_batch_rows, options.max_step_tokens, options.max_sessions});
   options.log_level = ParseLogLevel(raw.log_level);

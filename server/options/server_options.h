@@ -26,7 +26,8 @@ struct ServerOptions {
   std::string model;       // directory
   std::string model_name;  // what clients call it; default: the last part of the directory
   std::string device = "cpu";
-  std::string weights = "f32";
+  std::string decoder = "cpu";
+  std::string weights;  // default: int8, or f32 with the reference decoder
   int32_t threads = 0;  // 0: one for each processor
   bool compensated_state = false;
   bool allow_nonfinite_weights = false;

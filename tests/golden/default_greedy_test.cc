@@ -26,7 +26,9 @@ std::string DefaultModelPath() {
   return path != nullptr ? path : std::string(GMA_SOURCE_DIR) + "/build/models/default";
 }
 
-TEST(DefaultModel, GreedyTextIsThatOfGmaTorch) {
+class DefaultModelTest : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(DefaultModelTest, GreedyTextIsThatOfGmaTorch) {
   const std::string path = DefaultModelPath();
   if (!std::filesystem::exists(path + "/model.safetensors")) {
     GTEST_SKIP() << "no default model in " << path << " (GMA_DEFAULT_MODEL names another place)";
@@ -42,7 +44,7 @@ TEST(DefaultModel, GreedyTextIsThatOfGmaTorch) {
 
   GMA_ASSERT_OK_AND_ASSIGN(const ModelDir model, ModelDir::Open(path, {}));
   GMA_ASSERT_OK_AND_ASSIGN(const std::unique_ptr<CompiledDecoder> decoder,
-                           CompiledDecoder::Load(model, {}));
+                           CompiledDecoder::Load(model, {.decoder = GetParam(), .weights = "f32"}));
   GMA_ASSERT_OK_AND_ASSIGN(const std::unique_ptr<StatePool> pool,
                            StatePool::Create(decoder->state_layout(), 1));
   GMA_ASSERT_OK_AND_ASSIGN(const StateRow row, pool->Acquire());
@@ -58,6 +60,9 @@ TEST(DefaultModel, GreedyTextIsThatOfGmaTorch) {
   EXPECT_EQ(tokens, expected)
       << "if the default model has changed, run tests/golden/make_default_greedy.py";
 }
+
+INSTANTIATE_TEST_SUITE_P(Decoders, DefaultModelTest, ::testing::Values("reference", "cpu"),
+                         [](const auto& test) { return std::string(test.param); });
 
 }  // namespace
 }  // namespace gma

@@ -1,9 +1,10 @@
-// Binds the reference decoder to gma_torch in float64, for plain GMA and for every option.
+// Binds both decoders to gma_torch in float64, for plain GMA and for every option.
 #include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -19,14 +20,15 @@ using ::gma::testing::IsOk;
 constexpr double kLogitTolerance = 1e-4;  // float32, relative to the largest logit of the row
 constexpr double kStateTolerance = 1e-5;  // relative to the largest number of the block
 
-class GoldenTest : public ::testing::TestWithParam<std::string> {
+// Name of the case and of the decoder.
+class GoldenTest : public ::testing::TestWithParam<std::tuple<std::string, std::string>> {
  protected:
   void SetUp() override {
-    absl::StatusOr<GoldenCase> golden = GoldenCase::Open(GetParam());
+    absl::StatusOr<GoldenCase> golden = GoldenCase::Open(std::get<0>(GetParam()));
     ASSERT_THAT(golden, IsOk());
     golden_ = std::make_unique<GoldenCase>(*std::move(golden));
-    DecoderOptions options;
-    options.threads = 2;
+    const DecoderOptions options = {
+        .decoder = std::get<1>(GetParam()), .weights = "f32", .threads = 2};
     GMA_ASSERT_OK_AND_ASSIGN(decoder_, CompiledDecoder::Load(golden_->model, options));
     GMA_ASSERT_OK_AND_ASSIGN(pool_, StatePool::Create(decoder_->state_layout(), 4));
     logits_.resize(4 * decoder_->vocab_size());
@@ -132,8 +134,12 @@ TEST_P(GoldenTest, RowsOfABatchDoNotTouchEachOther) {
   ExpectGoldenState(first);
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, GoldenTest, ::testing::ValuesIn(testing::GoldenCaseNames()),
-                         [](const auto& test) { return test.param; });
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenTest,
+                         ::testing::Combine(::testing::ValuesIn(testing::GoldenCaseNames()),
+                                            ::testing::Values("reference", "cpu")),
+                         [](const auto& test) {
+                           return std::get<0>(test.param) + "_" + std::get<1>(test.param);
+                         });
 
 }  // namespace
 }  // namespace gma

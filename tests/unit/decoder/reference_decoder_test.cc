@@ -21,11 +21,13 @@ using ::gma::testing::StatusIs;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
+DecoderOptions Reference() { return {.decoder = "reference", .weights = "f32", .threads = 2}; }
+
 class ReferenceDecoderTest : public ::testing::Test {
  protected:
-  void SetUp() override { Open("everything", {.threads = 2}); }
+  void SetUp() override { Open("everything"); }
 
-  void Open(const std::string& name, const DecoderOptions& options) {
+  void Open(const std::string& name, const DecoderOptions& options = Reference()) {
     pool_.reset();
     decoder_.reset();
     GMA_ASSERT_OK_AND_ASSIGN(
@@ -65,7 +67,11 @@ TEST_F(ReferenceDecoderTest, RefusesOptionsByNameAndValue) {
   constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
   EXPECT_THAT(load({.device = "cuda"}),
               StatusIs(kInvalid, AllOf(HasSubstr("device is \"cuda\""), HasSubstr("\"cpu\""))));
-  EXPECT_THAT(load({.weights = "int4"}),
+  EXPECT_THAT(load({.decoder = "fast"}), StatusIs(kInvalid, AllOf(HasSubstr("decoder is \"fast\""),
+                                                                  HasSubstr("\"reference\""))));
+  EXPECT_THAT(load({.weights = "int2"}),
+              StatusIs(kInvalid, AllOf(HasSubstr("weights is \"int2\""), HasSubstr("\"int4\""))));
+  EXPECT_THAT(load({.decoder = "reference", .weights = "int4"}),
               StatusIs(kInvalid, AllOf(HasSubstr("weights is \"int4\""), HasSubstr("\"bf16\""))));
   EXPECT_THAT(load({.max_batch_rows = 0}), StatusIs(kInvalid, HasSubstr("max_batch_rows is 0")));
   EXPECT_THAT(load({.max_step_tokens = -5}),
@@ -123,7 +129,9 @@ TEST_F(ReferenceDecoderTest, PaddingChangesNoRow) {
 // The memory itself, whatever the matrix products of a library do.
 TEST_F(ReferenceDecoderTest, ThreadsChangeResultsWithinRoundingOnly) {
   const std::vector<float> two = Feed(Tokens(100));
-  Open("everything", {.threads = 1});
+  DecoderOptions options = Reference();
+  options.threads = 1;
+  Open("everything", options);
   const std::vector<float> one = Feed(Tokens(100));
   for (size_t i = 0; i < one.size(); ++i) EXPECT_NEAR(one[i], two[i], 1e-4);
 }
@@ -131,7 +139,9 @@ TEST_F(ReferenceDecoderTest, ThreadsChangeResultsWithinRoundingOnly) {
 TEST_F(ReferenceDecoderTest, CompensatedStateGivesTheSameLogits) {
   const std::vector<float> plain = Feed(Tokens(200));
   const size_t row_bytes = decoder_->state_layout().row_bytes();
-  Open("everything", {.compensated_state = true, .threads = 2});
+  DecoderOptions options = Reference();
+  options.compensated_state = true;
+  Open("everything", options);
   EXPECT_GT(decoder_->state_layout().row_bytes(), row_bytes);
   const std::vector<float> compensated = Feed(Tokens(200));
   for (size_t i = 0; i < plain.size(); ++i) EXPECT_NEAR(plain[i], compensated[i], 1e-4);
@@ -139,9 +149,11 @@ TEST_F(ReferenceDecoderTest, CompensatedStateGivesTheSameLogits) {
 
 TEST_F(ReferenceDecoderTest, Bfloat16ProjectionsAreCloseToFloat32) {
   for (const char* name : {"everything", "bfloat16"}) {
-    Open(name, {.threads = 2});
+    Open(name);
     const std::vector<float> wide = Feed(Tokens(30));
-    Open(name, {.weights = "bf16", .threads = 2});
+    DecoderOptions options = Reference();
+    options.weights = "bf16";
+    Open(name, options);
     const std::vector<float> narrow = Feed(Tokens(30));
     double difference = 0, size = 0;
     for (size_t i = 0; i < wide.size(); ++i) {

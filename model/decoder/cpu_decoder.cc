@@ -1,0 +1,286 @@
+// The cpu decoder: packed weights and SIMD kernels on a fixed pool of threads. A step is a row of
+// short jobs, each split into items that any thread may take: which thread does an item, and with
+// which others, changes no bit (model/kernels/cpu/panel_product.h, mixer.h).
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "base/status_macros.h"
+#include "hwy/aligned_allocator.h"
+#include "model/decoder/cpu_weights.h"
+#include "model/decoder/decoders.h"
+#include "model/decoder/flat_batch.h"
+#include "model/decoder/mixer_constants.h"
+#include "model/decoder/thread_pool.h"
+#include "model/kernels/cpu/elementwise.h"
+#include "model/kernels/cpu/mixer.h"
+#include "model/kernels/cpu/panel_product.h"
+
+namespace gma {
+namespace {
+
+// Up to so many tokens the caller's thread does alone what is done token by token.
+constexpr int64_t kTokensAlone = 4;
+constexpr int64_t kTokensAtOnce = 8;    // of an item beyond that
+constexpr int64_t kItemsPerThread = 8;  // of a product, at least: the last ones even out the end
+
+cpu::WeightFormat FormatOf(const std::string& weights) {
+  if (weights == "f32") return cpu::WeightFormat::kFloat32;
+  if (weights == "bf16") return cpu::WeightFormat::kBFloat16;
+  return weights == "int8" ? cpu::WeightFormat::kInt8 : cpu::WeightFormat::kInt4;
+}
+
+// Activations [tokens, width], the tail of each row zero up to `stride`, and their sums over groups
+// of 32 columns [tokens, stride / 32].
+struct Activations {
+  int64_t width, stride;
+  hwy::AlignedFreeUniquePtr<float[]> data, sums;
+
+  Activations(int64_t tokens, int64_t columns)
+      : width(columns),
+        stride(cpu::PaddedColumns(columns)),
+        data(hwy::AllocateAligned<float>(static_cast<size_t>(tokens * stride))),
+        sums(hwy::AllocateAligned<float>(static_cast<size_t>(tokens * groups()))) {
+    std::fill_n(data.get(), tokens * stride, 0.0f);
+  }
+  int64_t groups() const { return stride / cpu::kGroupColumns; }
+  float* row(int64_t token) const { return data.get() + token * stride; }
+  float* row_sums(int64_t token) const { return sums.get() + token * groups(); }
+};
+
+int64_t WidestInput(const CpuWeights& weights) {
+  int64_t widest = 0;
+  for (const CpuLayerWeights& layer : weights.layers) {
+    widest = std::max(widest, layer.columns.total);
+  }
+  return widest;
+}
+
+class CpuDecoder final : public CompiledDecoder {
+ public:
+  CpuDecoder(const ModelDir& model, const DecoderOptions& options, StateLayout layout);
+
+  absl::Status Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) override;
+  const StateLayout& state_layout() const override { return layout_; }
+  int32_t vocab_size() const override { return config_.vocab_size; }
+  size_t weight_bytes() const override { return weights_.bytes(); }
+
+ private:
+  void RunLayer(int32_t n);
+  // body(token) for each token of the step.
+  void ForEachToken(int64_t tokens, absl::FunctionRef<void(int64_t token)> body);
+  void Embed();
+  void RotationAngles();
+  // normed_[i] = norm of x_[token_of(i)], with what a product needs beside it.
+  void Norm(const std::vector<float>& gain, int64_t tokens,
+            absl::FunctionRef<int64_t(int64_t)> token_of);
+  void Mix(int32_t n);
+  void SumGroups(const Activations& activations);
+  void Product(const cpu::PackedMatrix& weights, cpu::ProductUse use, const Activations& input,
+               int64_t tokens, float* out, int64_t out_stride);
+  uint8_t* scratch(int32_t thread) const { return scratch_.get() + thread * scratch_bytes_; }
+
+  const ModelConfig config_;
+  const StateLayout layout_;
+  const cpu::WeightFormat format_;
+  ThreadPool pool_;
+  const CpuWeights weights_;
+  std::vector<LayerMixer> constants_;
+  std::vector<cpu::Mixer> mixers_;
+  FlatBatch flat_;
+  std::vector<double> frequencies_;  // [v / 2] of RoPE
+  Activations x_, normed_, projected_, mixed_, hidden_;
+  std::vector<float> rope_cos_, rope_sin_;  // [T, v / 2]
+  std::vector<float> log_decay_;            // [T, G]
+  size_t scratch_bytes_;                    // of each thread
+  hwy::AlignedFreeUniquePtr<uint8_t[]> scratch_;
+};
+
+CpuDecoder::CpuDecoder(const ModelDir& model, const DecoderOptions& options, StateLayout layout)
+    : config_(model.config()),
+      layout_(std::move(layout)),
+      format_(FormatOf(options.weights)),
+      pool_(options.threads),
+      weights_(LoadCpuWeights(model, format_, pool_)),
+      flat_(options, config_.vocab_size),
+      x_(options.max_step_tokens, config_.hidden_size),
+      normed_(options.max_step_tokens, config_.hidden_size),
+      projected_(options.max_step_tokens, WidestInput(weights_)),
+      mixed_(options.max_step_tokens, int64_t{config_.num_attention_heads} * config_.head_dim),
+      hidden_(options.max_step_tokens, config_.intermediate_size) {
+  scratch_bytes_ = cpu::ProductScratchBytes();
+  for (int32_t n = 0; n < config_.num_layers; ++n) {
+    constants_.emplace_back(model, n);
+    mixers_.emplace_back(constants_.back().constants());
+    scratch_bytes_ = std::max(scratch_bytes_, mixers_.back().scratch_bytes());
+  }
+  scratch_bytes_ = (scratch_bytes_ + 127) / 128 * 128;  // no line of it is two threads'
+  scratch_ = hwy::AllocateAligned<uint8_t>(scratch_bytes_ * static_cast<size_t>(pool_.threads()));
+  for (int32_t i = 0; i < config_.head_dim / 2; ++i) {
+    frequencies_.push_back(std::pow(config_.rope_theta, -2.0 * i / config_.head_dim));
+  }
+  const size_t tokens = static_cast<size_t>(options.max_step_tokens);
+  rope_cos_.resize(tokens * frequencies_.size());
+  rope_sin_.resize(tokens * frequencies_.size());
+  log_decay_.resize(tokens * static_cast<size_t>(config_.num_memory_heads));
+}
+
+void CpuDecoder::ForEachToken(int64_t tokens, absl::FunctionRef<void(int64_t)> body) {
+  if (tokens <= kTokensAlone) {
+    for (int64_t token = 0; token < tokens; ++token) body(token);
+    return;
+  }
+  pool_.Run((tokens + kTokensAtOnce - 1) / kTokensAtOnce, [&](int64_t item, int32_t) {
+    const int64_t end = std::min((item + 1) * kTokensAtOnce, tokens);
+    for (int64_t token = item * kTokensAtOnce; token < end; ++token) body(token);
+  });
+}
+
+void CpuDecoder::Embed() {
+  const cpu::PackedMatrix& table = weights_.embedding.empty() ? weights_.head : weights_.embedding;
+  const std::vector<int32_t>& tokens = flat_.tokens();
+  ForEachToken(static_cast<int64_t>(tokens.size()),
+               [&](int64_t i) { table.UnpackRow(tokens[static_cast<size_t>(i)], x_.row(i)); });
+}
+
+void CpuDecoder::RotationAngles() {
+  const size_t half = frequencies_.size();
+  for (const FlatBatch::Row& row : flat_.rows()) {
+    for (int64_t i = 0; i < row.count; ++i) {
+      const size_t first = static_cast<size_t>(row.first + i) * half;
+      for (size_t j = 0; j < half; ++j) {
+        // In double: a position has no bound.
+        const double angle = static_cast<double>(row.position + i) * frequencies_[j];
+        rope_cos_[first + j] = static_cast<float>(std::cos(angle));
+        rope_sin_[first + j] = static_cast<float>(std::sin(angle));
+      }
+    }
+  }
+}
+
+void CpuDecoder::Norm(const std::vector<float>& gain, int64_t tokens,
+                      absl::FunctionRef<int64_t(int64_t)> token_of) {
+  ForEachToken(tokens, [&](int64_t i) {
+    cpu::RmsNorm(x_.row(token_of(i)), gain.data(), static_cast<float>(config_.rms_norm_eps),
+                 config_.hidden_size, normed_.row(i));
+    if (format_ == cpu::WeightFormat::kInt4) {
+      cpu::GroupSums(normed_.row(i), normed_.groups(), normed_.row_sums(i));
+    }
+  });
+}
+
+void CpuDecoder::SumGroups(const Activations& activations) {
+  if (format_ != cpu::WeightFormat::kInt4) return;
+  ForEachToken(static_cast<int64_t>(flat_.tokens().size()), [&](int64_t i) {
+    cpu::GroupSums(activations.row(i), activations.groups(), activations.row_sums(i));
+  });
+}
+
+void CpuDecoder::Product(const cpu::PackedMatrix& weights, cpu::ProductUse use,
+                         const Activations& input, int64_t tokens, float* out, int64_t out_stride) {
+  const cpu::ProductArgs args = {.weights = &weights,
+                                 .use = use,
+                                 .tokens = tokens,
+                                 .x = input.data.get(),
+                                 .x_stride = input.stride,
+                                 .x_sums = input.sums.get(),
+                                 .y = out,
+                                 .y_stride = out_stride};
+  const int64_t unit = use == cpu::ProductUse::kSwiGlu ? 2 : 1;  // panels that go together
+  const int64_t units = weights.panels() / unit;
+  const int64_t each = std::max<int64_t>(1, units / (kItemsPerThread * pool_.threads()));
+  pool_.Run((units + each - 1) / each, [&](int64_t item, int32_t thread) {
+    cpu::PanelProduct(args, item * each * unit, std::min((item + 1) * each, units) * unit,
+                      scratch(thread));
+  });
+}
+
+void CpuDecoder::Mix(int32_t n) {
+  const InputColumns& columns = weights_.layers[n].columns;
+  const int64_t heads = config_.num_memory_heads;
+  const int64_t rows = static_cast<int64_t>(flat_.rows().size());
+  // Memory heads outside, rows inside: the heads of a long prompt spread over the threads.
+  pool_.Run(rows * heads, [&](int64_t item, int32_t thread) {
+    const FlatBatch::Row& row = flat_.rows()[static_cast<size_t>(item % rows)];
+    const int32_t head = static_cast<int32_t>(item / rows);
+    if (row.state == nullptr) {
+      if (head == 0) std::fill_n(mixed_.row(row.first), row.count * mixed_.stride, 0.0f);
+      return;
+    }
+    float* log_decay = nullptr;
+    if (columns.forget != InputColumns::kAbsent) {
+      log_decay = log_decay_.data() + row.first * heads;
+      for (int64_t i = 0; i < row.count; ++i) {
+        const float forget = projected_.row(row.first + i)[columns.forget + head];
+        log_decay[i * heads + head] = constants_[n].LogDecay(head, forget);
+      }
+    }
+    const int64_t angles = row.first * static_cast<int64_t>(frequencies_.size());
+    mixers_[n].Run({.position = row.position,
+                    .count = row.count,
+                    .projected = projected_.row(row.first),
+                    .stride = projected_.stride,
+                    .route_q = columns.route_q,
+                    .route_k = columns.route_k,
+                    .value = columns.value,
+                    .q = columns.q,
+                    .k = columns.k,
+                    .gate = columns.gate,
+                    .log_decay = log_decay,
+                    .rope_cos = rope_cos_.data() + angles,
+                    .rope_sin = rope_sin_.data() + angles,
+                    .out = mixed_.row(row.first),
+                    .out_stride = mixed_.stride},
+                   StateOfLayer(row.state, layout_.layers()[n]), head, scratch(thread));
+  });
+}
+
+void CpuDecoder::RunLayer(int32_t n) {
+  const CpuLayerWeights& layer = weights_.layers[n];
+  const int64_t tokens = static_cast<int64_t>(flat_.tokens().size());
+  const auto same = [](int64_t token) { return token; };
+  Norm(layer.input_norm, tokens, same);
+  Product(layer.input_proj, cpu::ProductUse::kStore, normed_, tokens, projected_.data.get(),
+          projected_.stride);
+  Mix(n);
+  SumGroups(mixed_);
+  Product(layer.o_proj, cpu::ProductUse::kAdd, mixed_, tokens, x_.data.get(), x_.stride);
+  Norm(layer.post_norm, tokens, same);
+  Product(layer.gate_up, cpu::ProductUse::kSwiGlu, normed_, tokens, hidden_.data.get(),
+          hidden_.stride);
+  SumGroups(hidden_);
+  Product(layer.down, cpu::ProductUse::kAdd, hidden_, tokens, x_.data.get(), x_.stride);
+}
+
+absl::Status CpuDecoder::Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) {
+  flat_.Assign(batch, pool, layout_, logits.size());
+  if (batch.rows.empty()) return absl::OkStatus();
+  Embed();
+  RotationAngles();
+  for (int32_t n = 0; n < config_.num_layers; ++n) RunLayer(n);
+  const std::vector<int32_t>& wanted = flat_.logit_tokens();
+  if (!wanted.empty()) {
+    const int64_t count = static_cast<int64_t>(wanted.size());
+    Norm(weights_.final_norm, count,
+         [&wanted](int64_t i) { return wanted[static_cast<size_t>(i)]; });
+    Product(weights_.head, cpu::ProductUse::kStore, normed_, count, logits.data(),
+            config_.vocab_size);
+  }
+  flat_.AdvancePositions();
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CompiledDecoder>> LoadCpuDecoder(const ModelDir& model,
+                                                                const DecoderOptions& options) {
+  GMA_ASSIGN_OR_RETURN(StateLayout layout,
+                       StateLayout::Create(model.config(), options.compensated_state));
+  return std::make_unique<CpuDecoder>(model, options, std::move(layout));
+}
+
+}  // namespace gma

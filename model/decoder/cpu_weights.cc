@@ -1,0 +1,128 @@
+#include "model/decoder/cpu_weights.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <string>
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace gma {
+namespace {
+
+// Panels that one thread packs at a time.
+constexpr int64_t kPanelsAtOnce = 8;
+
+void ReadRow(const TensorView& tensor, int64_t row, int64_t cols, float* out) {
+  const size_t begin = static_cast<size_t>(row * cols), count = static_cast<size_t>(cols);
+  if (tensor.type == TensorType::kFloat32) {
+    std::memcpy(out, tensor.As<float>().data() + begin, count * sizeof(float));
+    return;
+  }
+  GMA_CHECK(tensor.type == TensorType::kBFloat16);
+  const uint16_t* data = tensor.As<uint16_t>().data() + begin;
+  for (size_t i = 0; i < count; ++i) out[i] = std::bit_cast<float>(uint32_t{data[i]} << 16);
+}
+
+class Packer {
+ public:
+  Packer(const ModelDir& model, cpu::WeightFormat format, ThreadPool& pool)
+      : model_(model), format_(format), pool_(pool) {}
+
+  // Tensors of `cols` columns, below each other.
+  cpu::PackedMatrix Stack(const std::vector<std::string>& names, int64_t cols) const {
+    std::vector<const TensorView*> tensors;
+    int64_t rows = 0;
+    for (const std::string& name : names) {
+      tensors.push_back(&model_.tensor(name));
+      rows += tensors.back()->shape[0];
+    }
+    return Pack(rows, cols, [&](int64_t row, float* out) {
+      size_t part = 0;
+      for (; row >= tensors[part]->shape[0]; ++part) row -= tensors[part]->shape[0];
+      ReadRow(*tensors[part], row, cols, out);
+    });
+  }
+
+  // Panels of two tensors in turn, the rows that fill the last ones zero.
+  cpu::PackedMatrix Alternate(const std::string& first, const std::string& second,
+                              int64_t cols) const {
+    const TensorView* tensors[] = {&model_.tensor(first), &model_.tensor(second)};
+    const int64_t rows = tensors[0]->shape[0];
+    const int64_t panels = (rows + cpu::kPanelRows - 1) / cpu::kPanelRows;
+    return Pack(2 * panels * cpu::kPanelRows, cols, [&](int64_t row, float* out) {
+      const int64_t panel = row / cpu::kPanelRows;
+      const int64_t source = panel / 2 * cpu::kPanelRows + row % cpu::kPanelRows;
+      if (source < rows) return ReadRow(*tensors[panel % 2], source, cols, out);
+      std::fill(out, out + cols, 0.0f);
+    });
+  }
+
+  std::vector<float> Vector(const std::string& name) const {
+    const TensorView& tensor = model_.tensor(name);
+    std::vector<float> numbers(static_cast<size_t>(tensor.shape[0]));
+    ReadRow(tensor, 0, tensor.shape[0], numbers.data());
+    return numbers;
+  }
+
+ private:
+  cpu::PackedMatrix Pack(int64_t rows, int64_t cols,
+                         const cpu::PackedMatrix::RowReader& reader) const {
+    cpu::PackedMatrix matrix(format_, rows, cols);
+    const int64_t parts = (matrix.panels() + kPanelsAtOnce - 1) / kPanelsAtOnce;
+    pool_.Run(parts, [&](int64_t part, int32_t) {
+      matrix.PackPanels(reader, part * kPanelsAtOnce,
+                        std::min((part + 1) * kPanelsAtOnce, matrix.panels()));
+    });
+    return matrix;
+  }
+
+  const ModelDir& model_;
+  const cpu::WeightFormat format_;
+  ThreadPool& pool_;
+};
+
+}  // namespace
+
+size_t CpuWeights::bytes() const {
+  size_t sum = embedding.bytes() + head.bytes();
+  for (const CpuLayerWeights& layer : layers) {
+    sum += layer.input_proj.bytes() + layer.o_proj.bytes() + layer.gate_up.bytes() +
+           layer.down.bytes();
+  }
+  return sum;
+}
+
+CpuWeights LoadCpuWeights(const ModelDir& model, cpu::WeightFormat format, ThreadPool& pool) {
+  const ModelConfig& config = model.config();
+  const Packer packer(model, format, pool);
+  const int64_t d = config.hidden_size, f = config.intermediate_size;
+  CpuWeights weights;
+  const std::string embedding = "model.embed_tokens.weight";
+  if (!config.tie_word_embeddings) weights.embedding = packer.Stack({embedding}, d);
+  weights.head = packer.Stack({config.tie_word_embeddings ? embedding : "lm_head.weight"}, d);
+  weights.final_norm = packer.Vector("model.norm.weight");
+  for (int32_t n = 0; n < config.num_layers; ++n) {
+    const std::string prefix = absl::StrCat("model.layers.", n, ".");
+    CpuLayerWeights layer;
+    layer.input_norm = packer.Vector(prefix + "input_layernorm.weight");
+    layer.post_norm = packer.Vector(prefix + "post_attention_layernorm.weight");
+    layer.columns = InputColumnsOf(config, config.layers[n]);
+    std::vector<std::string> projections;
+    for (const std::string& name : layer.columns.tensors) {
+      projections.push_back(absl::StrCat(prefix, "mixer.", name));
+    }
+    layer.input_proj = packer.Stack(projections, d);
+    layer.o_proj = packer.Stack({prefix + "mixer.o_proj.weight"},
+                                int64_t{config.num_attention_heads} * config.head_dim);
+    layer.gate_up =
+        packer.Alternate(prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight", d);
+    layer.down = packer.Stack({prefix + "mlp.down_proj.weight"}, f);
+    weights.layers.push_back(std::move(layer));
+  }
+  return weights;
+}
+
+}  // namespace gma
