@@ -31,9 +31,9 @@ constexpr SettingInfo kSettings[] = {
     {"min_tokens", "shortest answer, in tokens"},
 };
 
-absl::Status NotANumber(std::string_view name, std::string_view value) {
+absl::Status Refuse(std::string_view name, std::string_view value, const char* rule) {
   return absl::InvalidArgumentError(
-      absl::StrCat(std::string(name), " is \"", std::string(value), "\", must be a number"));
+      absl::StrCat(std::string(name), " is \"", std::string(value), "\", must be ", rule));
 }
 
 // Sets a number of any type that the settings have.
@@ -46,18 +46,24 @@ absl::Status SetNumber(Message& message, const FieldDescriptor& field, std::stri
   double real = 0;
   if (field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE) {
     if (!absl::SimpleAtod(value, &real) || !std::isfinite(real)) {
-      return NotANumber(field.name(), text);
+      return Refuse(field.name(), text, "a number");
     }
     reflection.SetDouble(&message, &field, real);
   } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT32) {
-    if (!absl::SimpleAtoi(value, &small)) return NotANumber(field.name(), text);
+    if (!absl::SimpleAtoi(value, &small)) {
+      return Refuse(field.name(), text, "an integer in [-2^31, 2^31)");
+    }
     reflection.SetInt32(&message, &field, small);
   } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT64) {
-    if (!absl::SimpleAtoi(value, &large)) return NotANumber(field.name(), text);
+    if (!absl::SimpleAtoi(value, &large)) {
+      return Refuse(field.name(), text, "an integer in [-2^63, 2^63)");
+    }
     reflection.SetInt64(&message, &field, large);
   } else {
     GMA_CHECK(field.cpp_type() == FieldDescriptor::CPPTYPE_UINT64);
-    if (!absl::SimpleAtoi(value, &positive)) return NotANumber(field.name(), text);
+    if (!absl::SimpleAtoi(value, &positive)) {
+      return Refuse(field.name(), text, "an integer in [0, 2^64)");
+    }
     reflection.SetUInt64(&message, &field, positive);
   }
   return absl::OkStatus();

@@ -89,13 +89,14 @@ absl::StatusOr<std::map<std::string, std::set<std::string, std::less<>>>> ReadIn
   }
   auto weight_map = index->is_object() ? index->find("weight_map") : index->end();
   if (weight_map == index->end() || !weight_map->is_object()) {
-    return Refuse(path, "weight_map must be an object");
+    return Refuse(path, "weight_map is missing or none, must be an object");
   }
   std::map<std::string, std::set<std::string, std::less<>>> shards;
   for (const auto& [tensor, file] : weight_map->items()) {
     if (!file.is_string() || !IsPlainFileName(file.get_ref<const std::string&>())) {
-      return Refuse(path, absl::StrCat("weight_map of ", ShowTensorName(tensor),
-                                       " must be the name of a file in the same directory"));
+      return Refuse(path, absl::StrCat("weight_map of ", ShowTensorName(tensor), " is ",
+                                       file.dump(-1, ' ', /*ensure_ascii=*/true).substr(0, 64),
+                                       ", must be the name of a file in the same directory"));
     }
     shards[file.get<std::string>()].insert(tensor);
     if (shards.size() > kMaxShards) {
@@ -189,7 +190,9 @@ absl::Status CheckFinite(const std::string& name, const TensorView& view) {
                          ? HasNonFinite<uint32_t>(view.As<uint32_t>(), 0x7f800000u)
                          : HasNonFinite<uint16_t>(view.As<uint16_t>(), 0x7f80u);
   if (!found) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " holds a non-finite value"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("tensor ", name,
+                   " holds a non-finite value, must be finite without allow_nonfinite_weights"));
 }
 
 }  // namespace

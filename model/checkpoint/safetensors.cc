@@ -86,6 +86,15 @@ std::optional<TensorType> TensorTypeFromName(std::string_view name) {
   return std::nullopt;
 }
 
+std::string TensorTypeNames() {
+  std::string names;
+  for (const TypeRow& row : kTypes) {
+    absl::StrAppend(&names, names.empty() ? "" : ", ",
+                    absl::string_view(row.name.data(), row.name.size()));
+  }
+  return names;
+}
+
 absl::StatusOr<TensorMap> ParseSafetensors(absl::Span<const uint8_t> file) {
   if (file.size() < kSafetensorsLengthBytes) {
     return absl::InvalidArgumentError(

@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/checked_math.h"
 #include "nlohmann/json.hpp"
 
@@ -13,6 +14,8 @@ namespace gma {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr size_t kMaxShownBytes = 32;
 
 // Accepts exactly
 //   {"__metadata__": {string: string}, name: {"dtype": T, "shape": [n...], "data_offsets": [a, b]}}
@@ -29,8 +32,13 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
   bool key(string_t& value) override;
   bool string(string_t& value) override;
   bool number_unsigned(number_unsigned_t value) override;
-  bool number_integer(number_integer_t) override { return Fail("negative number"); }
-  bool number_float(number_float_t, const string_t&) override { return Fail("not an integer"); }
+  bool number_integer(number_integer_t value) override {
+    return Fail(absl::StrCat("negative number ", value, ", must be an integer of at least 0"));
+  }
+  bool number_float(number_float_t, const string_t& text) override {
+    return Fail(
+        absl::StrCat("number ", text.substr(0, kMaxShownBytes), " is not an integer below 2^64"));
+  }
   bool null() override { return Fail("null is not expected"); }
   bool boolean(bool) override { return Fail("a truth value is not expected"); }
   bool binary(binary_t&) override { return Fail("a binary value is not expected"); }
@@ -156,7 +164,8 @@ bool HeaderReader::StartField(const string_t& field) {
     field_ = Field::kOffsets;
     repeated = entry_.offsets.has_value();
   } else {
-    return Fail("unknown key, known are dtype, shape, data_offsets");
+    return Fail(absl::StrCat("unknown key ", ShowTensorName(field.substr(0, kMaxShownBytes)),
+                             ", known are dtype, shape, data_offsets"));
   }
   if (repeated) return Fail(absl::StrCat("duplicate key ", field));
   return true;
@@ -167,15 +176,18 @@ bool HeaderReader::string(string_t& value) {
   if (place_ != Place::kEntry || field_ != Field::kType) return Fail("a string is not expected");
   entry_.type = TensorTypeFromName(value);
   if (entry_.type.has_value()) return true;
-  return Fail(absl::StrCat("unknown dtype ", ShowTensorName(value.substr(0, 16))));
+  return Fail(absl::StrCat("unknown dtype ", ShowTensorName(value.substr(0, kMaxShownBytes)),
+                           ", known are ", TensorTypeNames()));
 }
 
 bool HeaderReader::number_unsigned(number_unsigned_t value) {
   if (place_ == Place::kShape) {
     if (entry_.shape->size() == kMaxTensorDimensions) {
-      return Fail(absl::StrCat("more than ", kMaxTensorDimensions, " dimensions"));
+      return Fail(absl::StrCat("shape has more than ", kMaxTensorDimensions, " dimensions"));
     }
-    if (value > static_cast<uint64_t>(INT64_MAX)) return Fail("shape overflows");
+    if (value > static_cast<uint64_t>(INT64_MAX)) {
+      return Fail(absl::StrCat("shape overflows: ", value, " is not below 2^63"));
+    }
     entry_.shape->push_back(static_cast<int64_t>(value));
     return true;
   }
@@ -200,12 +212,17 @@ bool HeaderReader::FinishEntry() {
                              " bytes of data"));
   }
   const std::optional<uint64_t> bytes = TensorBytes(*entry_.type, *entry_.shape);
-  if (!bytes.has_value()) return Fail("shape overflows");
+  if (!bytes.has_value()) {
+    return Fail(
+        absl::StrCat("shape [", absl::StrJoin(*entry_.shape, ", "), "] overflows 2^64 bytes"));
+  }
   if (*bytes != end - begin) {
     return Fail(absl::StrCat("shape needs ", *bytes, " bytes, data_offsets give ", end - begin));
   }
   if ((data_offset_ + begin) % TensorTypeBytes(*entry_.type) != 0) {
-    return Fail(absl::StrCat("data misaligned for ", TensorTypeBytes(*entry_.type), " bytes"));
+    return Fail(absl::StrCat("data misaligned: begins at byte ", data_offset_ + begin,
+                             " of the file, must be a multiple of ",
+                             TensorTypeBytes(*entry_.type)));
   }
   tensors_.emplace(
       name_, TensorView{*entry_.type, *std::move(entry_.shape), data_.subspan(begin, end - begin)});

@@ -27,6 +27,8 @@ using TensorMap = std::map<std::string, TensorView, std::less<>>;
 
 // The type called `name` in a file, or nothing.
 std::optional<TensorType> TensorTypeFromName(std::string_view name);
+// Every type's name, separated by commas.
+std::string TensorTypeNames();
 
 // A tensor's name as it may stand in a message.
 std::string ShowTensorName(std::string_view name);

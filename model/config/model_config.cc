@@ -198,7 +198,8 @@ absl::Status ReadSizes(const Json& root, ModelConfig& config) {
   for (const SizeKey& size : kSizes) {
     const Json* value = Find(root, size.name);
     if (value == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat("missing key ", size.name));
+      return absl::InvalidArgumentError(
+          absl::StrCat("missing key ", size.name, ", must be an integer in [1, ", size.high, "]"));
     }
     GMA_ASSIGN_OR_RETURN(config.*size.field, ReadInteger(size.name, *value, 1, size.high));
   }
@@ -272,7 +273,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json) {
       Json root, ParseJson(json, {.max_bytes = kMaxConfigBytes, .max_values = kMaxConfigValues}));
   if (!root.is_object()) return absl::InvalidArgumentError("not a JSON object");
   const Json* model_type = Find(root, "model_type");
-  if (model_type == nullptr) return absl::InvalidArgumentError("missing key model_type");
+  if (model_type == nullptr)
+    return absl::InvalidArgumentError("missing key model_type, must be \"gma\"");
   if (*model_type != "gma") return Refuse("model_type", *model_type, "\"gma\"");
   ModelConfig config = {};
   GMA_RETURN_IF_ERROR(ReadSizes(root, config));

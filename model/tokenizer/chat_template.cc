@@ -24,15 +24,25 @@ absl::Status Refuse(const std::string& what) {
   return absl::InvalidArgumentError(absl::StrCat("tokenizer_config.json: ", what));
 }
 
+// `value` is null where the key is missing.
+absl::Status RefuseType(const std::string& name, const Json* value, const char* rule) {
+  constexpr size_t kShownBytes = 40;
+  if (value == nullptr) return Refuse(absl::StrCat(name, " is missing, must be ", rule));
+  const std::string text = value->dump(-1, ' ', /*ensure_ascii=*/true);
+  return Refuse(absl::StrCat(name, " is ", text.substr(0, kShownBytes),
+                             text.size() > kShownBytes ? "..." : "", ", must be ", rule));
+}
+
 // Checks that `object` is one and has no keys but `known`: a misspelt key is not passed over.
 absl::Status CheckKeys(const Json& object, const std::string& name,
                        std::initializer_list<const char*> known) {
-  if (!object.is_object()) return Refuse(name + " must be an object");
+  if (!object.is_object()) return RefuseType(name, &object, "an object");
   for (const auto& [key, unused] : object.items()) {
     bool is_known = false;
     for (const char* candidate : known) is_known |= key == candidate;
     if (!is_known) {
-      return Refuse(absl::StrCat("unknown key '", absl::CHexEscape(key), "' in ", name));
+      return Refuse(absl::StrCat("unknown key '", absl::CHexEscape(key), "' in ", name,
+                                 ", known are ", absl::StrJoin(known, ", ")));
     }
   }
   return absl::OkStatus();
@@ -42,7 +52,8 @@ absl::Status CheckKeys(const Json& object, const std::string& name,
 absl::StatusOr<std::string> ReadText(const Json& object, const std::string& name, const char* key) {
   const auto found = object.find(key);
   if (found == object.end() || !found->is_string()) {
-    return Refuse(absl::StrCat(name, ".", key, " must be a string"));
+    return RefuseType(absl::StrCat(name, ".", key), found == object.end() ? nullptr : &*found,
+                      "a string");
   }
   return found->get<std::string>();
 }
@@ -75,7 +86,9 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& directory,
                        ReadText(chat, "gma_chat", "generation_prefix"));
   out.generation_prefix_ = tokenizer.EncodeTemplate(generation_prefix);
   const auto roles = chat.find("roles");
-  if (roles == chat.end() || !roles->is_object()) return Refuse("gma_chat.roles must be an object");
+  if (roles == chat.end() || !roles->is_object()) {
+    return RefuseType("gma_chat.roles", roles == chat.end() ? nullptr : &*roles, "an object");
+  }
   for (const auto& [name, role] : roles->items()) {
     const std::string shown = absl::StrCat("gma_chat.roles['", absl::CHexEscape(name), "']");
     GMA_RETURN_IF_ERROR(CheckKeys(role, shown, {"prefix", "suffix"}));
@@ -104,14 +117,16 @@ absl::StatusOr<std::vector<int32_t>> ChatTemplate::Render(absl::Span<const ChatM
   if (first && !has_system && !default_system_.empty()) {
     add(roles_.find(kSystem)->second, default_system_);
   }
-  for (const ChatMessage& message : messages) {
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const ChatMessage& message = messages[i];
     const auto role = roles_.find(message.role);
     if (role == roles_.end()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "unknown role '", absl::CHexEscape(message.role.substr(0, 40)), "', known are ",
-          absl::StrJoin(roles_, ", ", [](std::string* out, const auto& known) {
-            absl::StrAppend(out, known.first);
-          })));
+      return absl::InvalidArgumentError(
+          absl::StrCat("messages[", i, "].role is \"", absl::CHexEscape(message.role.substr(0, 64)),
+                       "\", must be one of ",
+                       absl::StrJoin(roles_, ", ", [](std::string* out, const auto& known) {
+                         absl::StrAppend(out, known.first);
+                       })));
     }
     add(role->second, message.content);
   }

@@ -72,10 +72,11 @@ class BpeTokenizer final : public Tokenizer {
   absl::StatusOr<std::string> Decode(absl::Span<const int32_t> tokens,
                                      bool skip_special) const override {
     std::string bytes;
-    for (const int32_t token : tokens) {
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      const int32_t token = tokens[i];
       if (token < 0 || token >= vocab_size()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("token ", token, " is not in [0, ", vocab_size(), ")"));
+        return absl::InvalidArgumentError(absl::StrCat(
+            "ids[", i, "] is ", token, ", must be a token id in [0, ", vocab_size(), ")"));
       }
       if (!skip_special || !spec_.special[token]) bytes += spec_.token_bytes[token];
     }

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/json.h"
 #include "base/status_macros.h"
 #include "model/tokenizer/byte_alphabet.h"
@@ -44,13 +45,23 @@ const Json* Find(const Json& object, const char* key) {
   return found == object.end() || found->is_null() ? nullptr : &*found;
 }
 
+// `value` is null where the key is missing.
+absl::Status RefuseValue(const std::string& name, const Json* value, const char* rule) {
+  return Refuse(absl::StrCat(
+      name, value == nullptr ? " is missing" : absl::StrCat(" is ", ShownValue(*value)),
+      ", must be ", rule));
+}
+
 absl::Status CheckObject(const Json& value, std::string_view name,
                          std::initializer_list<std::string_view> known) {
   const std::string shown(name);
-  if (!value.is_object()) return Refuse(absl::StrCat(shown, " must be an object"));
+  if (!value.is_object()) return RefuseValue(shown, &value, "an object");
   for (const auto& [key, unused] : value.items()) {
     if (std::find(known.begin(), known.end(), key) == known.end()) {
-      return Refuse(absl::StrCat("key ", Shown(key), " of ", shown, " is not supported"));
+      return Refuse(absl::StrCat(
+          "key ", Shown(key), " of ", shown, " is not supported, only ",
+          absl::StrJoin(known, ", ",
+                        [](std::string* out, std::string_view one) { out->append(one); })));
     }
   }
   return absl::OkStatus();
@@ -61,13 +72,14 @@ absl::Status CheckOnly(const Json& object, const std::string& name, const char* 
                        const Json& allowed) {
   const Json* value = Find(object, key);
   if (value == nullptr || *value == allowed) return absl::OkStatus();
-  return Refuse(absl::StrCat(name, ".", key, " ", ShownValue(*value), " is not supported"));
+  return Refuse(absl::StrCat(name, ".", key, " ", ShownValue(*value), " is not supported, only ",
+                             ShownValue(allowed)));
 }
 
 absl::Status CheckType(const Json* value, const std::string& name, const char* type) {
-  if (value == nullptr) return Refuse(absl::StrCat(name, " is missing"));
+  if (value == nullptr) return Refuse(absl::StrCat(name, " is missing, must be a ", type));
   const Json* found = value->is_object() ? Find(*value, "type") : nullptr;
-  if (found == nullptr) return Refuse(absl::StrCat(name, ".type is missing"));
+  if (found == nullptr) return RefuseValue(absl::StrCat(name, ".type"), found, type);
   if (*found == type) return absl::OkStatus();
   return Refuse(absl::StrCat(name, ".type ", ShownValue(*found), " is not supported, only ", type));
 }
@@ -79,7 +91,7 @@ absl::Status CheckByteLevel(const Json* value, const std::string& name, bool spl
   if (!splits) return absl::OkStatus();  // as a decoder or post-processor it only maps bytes
   const Json* prefix = Find(*value, "add_prefix_space");
   if (prefix == nullptr || *prefix != false) {  // the library's own default is true
-    return Refuse(absl::StrCat(name, ".add_prefix_space must be false"));
+    return RefuseValue(absl::StrCat(name, ".add_prefix_space"), prefix, "false");
   }
   return CheckOnly(*value, name, "use_regex", true);
 }
@@ -94,7 +106,7 @@ absl::StatusOr<bool> ReadPreTokenizer(const Json* value) {
   GMA_RETURN_IF_ERROR(CheckObject(*value, name, {"type", "pretokenizers"}));
   const Json* steps = Find(*value, "pretokenizers");
   if (steps == nullptr || !steps->is_array() || steps->empty() || steps->size() > 2) {
-    return Refuse("pre_tokenizer.pretokenizers must be [Digits, ByteLevel] or [ByteLevel]");
+    return RefuseValue("pre_tokenizer.pretokenizers", steps, "[Digits, ByteLevel] or [ByteLevel]");
   }
   if (steps->size() == 2) {
     const std::string digits = "pre_tokenizer.pretokenizers[0]";
@@ -102,7 +114,7 @@ absl::StatusOr<bool> ReadPreTokenizer(const Json* value) {
     GMA_RETURN_IF_ERROR(CheckObject((*steps)[0], digits, {"type", "individual_digits"}));
     const Json* individual = Find((*steps)[0], "individual_digits");
     if (individual == nullptr || *individual != true) {
-      return Refuse(absl::StrCat(digits, ".individual_digits must be true"));
+      return RefuseValue(absl::StrCat(digits, ".individual_digits"), individual, "true");
     }
   }
   const std::string last = absl::StrCat(name, ".pretokenizers[", steps->size() - 1, "]");
@@ -198,11 +210,13 @@ absl::Status Builder::ReadSpecial(const Json& entry, size_t index) {
   const Json* id = Find(entry, "id");
   const Json* special = Find(entry, "special");
   if (content == nullptr || !content->is_string()) {
-    return Refuse(name + ".content must be a string");
+    return RefuseValue(name + ".content", content, "a string");
   }
-  if (id == nullptr) return Refuse(name + ".id is missing");
+  if (id == nullptr) return RefuseValue(name + ".id", id, "an integer in [0, 2^31)");
   // An ordinary added token would have to be found in user text before the pattern splits it.
-  if (special == nullptr || *special != true) return Refuse(name + ".special must be true");
+  if (special == nullptr || *special != true) {
+    return RefuseValue(name + ".special", special, "true");
+  }
   for (const char* key : {"single_word", "lstrip", "rstrip"}) {
     GMA_RETURN_IF_ERROR(CheckOnly(entry, name, key, false));
   }
@@ -212,13 +226,15 @@ absl::Status Builder::ReadSpecial(const Json& entry, size_t index) {
 
 absl::Status Builder::ReadSpecials(const Json* added) {
   if (added == nullptr) return absl::OkStatus();
-  if (!added->is_array()) return Refuse("added_tokens must be an array");
+  if (!added->is_array()) return RefuseValue("added_tokens", added, "an array");
   for (size_t i = 0; i < added->size(); ++i) GMA_RETURN_IF_ERROR(ReadSpecial((*added)[i], i));
   return absl::OkStatus();
 }
 
 absl::Status Builder::ReadVocab(const Json* vocab) {
-  if (vocab == nullptr || !vocab->is_object()) return Refuse("model.vocab must be an object");
+  if (vocab == nullptr || !vocab->is_object()) {
+    return RefuseValue("model.vocab", vocab, "an object");
+  }
   for (const auto& [token, id] : vocab->items()) {
     std::optional<std::string> bytes = BytesOfSpelling(token);
     if (!bytes.has_value() && !specials_.contains(token)) {
@@ -248,12 +264,12 @@ absl::Status Builder::ReadMerge(const Json& merge, int32_t rank) {
     const auto& text = merge.get_ref<const std::string&>();
     const size_t space = text.find(' ');
     if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
-      return Refuse(name + " must be two tokens with one space between them");
+      return RefuseValue(name, &merge, "two tokens with one space between them");
     }
     left = text.substr(0, space);
     right = text.substr(space + 1);
   } else {
-    return Refuse(name + " must be a pair of tokens");
+    return RefuseValue(name, &merge, "a pair of tokens");
   }
   const std::string result = left + right;
   for (const std::string& token : {left, right, result}) {
@@ -269,8 +285,12 @@ absl::Status Builder::ReadMerge(const Json& merge, int32_t rank) {
 }
 
 absl::Status Builder::ReadMerges(const Json* merges) {
-  if (merges == nullptr || !merges->is_array()) return Refuse("model.merges must be an array");
-  if (merges->size() > INT32_MAX) return Refuse("model.merges is too long");
+  if (merges == nullptr || !merges->is_array()) {
+    return RefuseValue("model.merges", merges, "an array");
+  }
+  if (merges->size() > INT32_MAX) {
+    return Refuse(absl::StrCat("model.merges lists ", merges->size(), ", limit ", INT32_MAX));
+  }
   rules_.merges.reserve(merges->size());
   int32_t rank = 0;
   for (const Json& merge : *merges) GMA_RETURN_IF_ERROR(ReadMerge(merge, rank++));

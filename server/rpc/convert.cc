@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "server/options/limits.h"
@@ -39,8 +40,12 @@ absl::StatusOr<ConvertedInput> ConvertChat(const v1::ChatInput& chat, const Serv
   for (const v1::ChatMessage& message : chat.messages()) {
     messages.push_back({message.role(), message.content()});
   }
+  absl::StatusOr<std::vector<int32_t>> tokens = model.chat->Render(messages, /*first=*/false);
+  if (!tokens.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("input.chat.", tokens.status().message()));
+  }
   ConvertedInput converted;
-  GMA_ASSIGN_OR_RETURN(converted.input.tokens, model.chat->Render(messages, /*first=*/false));
+  converted.input.tokens = *std::move(tokens);
   converted.input.close_tokens = model.chat->assistant_suffix();
   if (messages.front().role != "system") converted.opening = model.chat_opening;
   return converted;
@@ -72,11 +77,17 @@ InputTokens ConvertedInput::Take(bool fresh) && {
   return std::move(input);
 }
 
+std::string Quoted(const std::string& text) {
+  constexpr size_t kShownBytes = 64;
+  return absl::StrCat("\"", absl::CHexEscape(text.substr(0, kShownBytes)),
+                      text.size() > kShownBytes ? "...\"" : "\"");
+}
+
 absl::Status CheckModelName(const std::string& name, const ServedModel& model) {
   GMA_RETURN_IF_ERROR(CheckLimit(limits::kModelBytes, name.size()));
   if (name.empty() || name == model.name) return absl::OkStatus();
-  return absl::NotFoundError(
-      absl::StrCat("model is not served here; the server's only model is \"", model.name, "\""));
+  return absl::NotFoundError(absl::StrCat("model is ", Quoted(name), ", must be empty or \"",
+                                          model.name, "\", the server's only one"));
 }
 
 absl::StatusOr<SessionId> ConvertSessionId(const std::string& hex) {
@@ -84,7 +95,7 @@ absl::StatusOr<SessionId> ConvertSessionId(const std::string& hex) {
   absl::StatusOr<SessionId> id = SessionId::FromHex(hex);
   if (id.ok()) return id;
   return absl::InvalidArgumentError(
-      absl::StrCat("session_id has ", hex.size(), " bytes, must be 32 hex digits"));
+      absl::StrCat("session_id is ", Quoted(hex), ", must be 32 hex digits"));
 }
 
 absl::StatusOr<absl::Duration> ConvertTtl(int64_t seconds) {

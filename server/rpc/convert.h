@@ -54,6 +54,10 @@ struct ConvertedOpen {
   bool keep;
 };
 
+// A caller's name or id as a message shows it: quoted, escaped, cut when it is long. Never for
+// text that goes to the model.
+std::string Quoted(const std::string& text);
+
 // ERRORS: also kNotFound for a model that is not served.
 absl::Status CheckModelName(const std::string& name, const ServedModel& model);
 // `hex` is not empty and names a session.

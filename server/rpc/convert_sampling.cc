@@ -116,8 +116,10 @@ absl::Status CheckTogether(const SamplingParams& sampling, const StopParams& sto
   for (const int32_t id : sampling.banned_tokens) usable[id] = false;
   const auto any_usable = [&] { return std::find(usable.begin(), usable.end(), true); };
   if (any_usable() == usable.end()) {
-    return absl::InvalidArgumentError(
-        "sampling.banned_tokens leaves none of sampling.allowed_tokens, at least 1 must stay");
+    return absl::InvalidArgumentError(absl::StrCat(
+        "sampling.banned_tokens lists ", sampling.banned_tokens.size(), " and leaves none of the ",
+        sampling.allowed_tokens.empty() ? usable.size() : sampling.allowed_tokens.size(),
+        " of sampling.allowed_tokens, must leave at least 1"));
   }
   if (stop.min_tokens == 0) return absl::OkStatus();
   // Until min_tokens are drawn the ends of an answer are banned too.
@@ -128,7 +130,7 @@ absl::Status CheckTogether(const SamplingParams& sampling, const StopParams& sto
   if (any_usable() != usable.end()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "stop.min_tokens is ", stop.min_tokens,
-      ", but sampling.allowed_tokens and sampling.banned_tokens leave nothing but end tokens"));
+      ", must be 0: sampling.allowed_tokens and sampling.banned_tokens leave only end tokens"));
 }
 
 }  // namespace gma

@@ -12,12 +12,21 @@ using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxConfigBytes = 1 << 20;
 
+// A value of the file, fit for a message.
+std::string Shown(const Json& value) {
+  constexpr size_t kShownBytes = 64;
+  const std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);
+  return text.size() > kShownBytes ? text.substr(0, kShownBytes) + "..." : text;
+}
+
 // Leaves `value` alone when the key is absent or null.
 absl::Status ReadNumber(const Json& json, const char* key, const Limit& limit, double& value) {
   const auto found = json.find(key);
   if (found == json.end() || found->is_null()) return absl::OkStatus();
   if (!found->is_number()) {
-    return absl::InvalidArgumentError(absl::StrCat("key \"", key, "\" is no number"));
+    return absl::InvalidArgumentError(absl::StrCat("key \"", key, "\" is ", Shown(*found),
+                                                   ", must be a number in [", limit.min, ", ",
+                                                   limit.max, "]"));
   }
   value = found->get<double>();
   absl::Status status = CheckLimit(limit, value);
@@ -27,8 +36,9 @@ absl::Status ReadNumber(const Json& json, const char* key, const Limit& limit, d
 
 absl::Status AddEndToken(const Json& id, int32_t vocab_size, std::vector<int32_t>& tokens) {
   if (!id.is_number_integer() || id < 0 || id >= vocab_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("key \"eos_token_id\" must hold token ids in [0, ", vocab_size, ")"));
+    return absl::InvalidArgumentError(absl::StrCat("key \"eos_token_id\" holds ", Shown(id),
+                                                   ", must hold token ids in [0, ", vocab_size,
+                                                   ")"));
   }
   tokens.push_back(id.get<int32_t>());
   return absl::OkStatus();
@@ -39,7 +49,7 @@ absl::Status AddEndToken(const Json& id, int32_t vocab_size, std::vector<int32_t
 absl::StatusOr<GenerationDefaults> ParseGenerationDefaults(std::string_view json,
                                                            int32_t vocab_size) {
   GMA_ASSIGN_OR_RETURN(const Json config, ParseJson(json, {.max_bytes = kMaxConfigBytes}));
-  if (!config.is_object()) return absl::InvalidArgumentError("it holds no JSON object");
+  if (!config.is_object()) return absl::InvalidArgumentError("it must hold a JSON object");
   GenerationDefaults defaults;
   double top_k = 0;
   GMA_RETURN_IF_ERROR(

@@ -82,7 +82,8 @@ absl::Status SessionCall::ConvertCommand(const v1::SessionRequest& request,
     case v1::SessionRequest::COMMAND_NOT_SET:
       break;
   }
-  return absl::InvalidArgumentError("command is not set, must be one of SessionRequest's");
+  return absl::InvalidArgumentError(
+      "command is not set, must be open, append, generate, cancel, credit or end");
 }
 
 void SessionCall::Take(Command command) {
@@ -120,7 +121,8 @@ void SessionCall::ReadNext() {
 
 void SessionCall::TakeOpen(uint64_t request_id, const ConvertedOpen& open) {
   if (phase_ != Phase::kNew) {
-    return Reject(request_id, absl::FailedPreconditionError("open: the stream has a session"));
+    return Reject(request_id, absl::FailedPreconditionError(
+                                  "open: the stream has a session, must be the first message"));
   }
   phase_ = Phase::kOpening;
   keep_ = open.keep;

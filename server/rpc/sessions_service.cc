@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "server/options/limits.h"
 #include "server/rpc/convert.h"
@@ -109,7 +110,8 @@ grpc::ServerUnaryReactor* SessionsService::List(Context* context,
       absl::StatusOr<SessionId> token = SessionId::FromHex(request->page_token());
       if (!token.ok()) {
         return absl::InvalidArgumentError(
-            "page_token must be the next_page_token of the page before, or empty");
+            absl::StrCat("page_token is ", Quoted(request->page_token()),
+                         ", must be the next_page_token of the page before, or empty"));
       }
       after = *token;
     }

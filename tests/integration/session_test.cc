@@ -330,6 +330,11 @@ TEST_F(SessionTest, ListComesInPages) {
   } while (!request.page_token().empty());
   EXPECT_EQ(listed, opened);
   EXPECT_EQ(pages, 3);
+  request.set_page_token("next\n");
+  grpc::ClientContext no_token;
+  v1::ListSessionsResponse none;
+  EXPECT_EQ(sessions_->List(&no_token, request, &none).error_message(),
+            "page_token is \"next\\n\", must be the next_page_token of the page before, or empty");
   for (const int32_t size : {-1, 1001}) {
     grpc::ClientContext context;
     v1::ListSessionsResponse page;

@@ -39,7 +39,8 @@ TEST(Settings, RefuseWhatIsNoNumberAndKeepTheOldValue) {
   }
   EXPECT_EQ(settings.sampling().temperature(), 0.2);
   EXPECT_FALSE(settings.Set("top_k", "1.5").ok());
-  EXPECT_FALSE(settings.Set("seed", "-1").ok());
+  EXPECT_EQ(settings.Set("seed", "-1").message(),
+            "seed is \"-1\", must be an integer in [0, 2^64)");
 }
 
 TEST(Settings, AnUnknownNameListsThoseThatThereAre) {

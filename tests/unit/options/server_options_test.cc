@@ -88,10 +88,13 @@ TEST(ServerOptionsTest, BadFlagsAreRefusedInOneLineThatNamesThem) {
       {{"--model=m", "--drain_timeout=-1s"}, "--drain_timeout"},
       {{"--model=m", "--listen=50051"}, "--listen"},
       {{"--model=m", "--metrics_listen=x:y"}, "--metrics_listen"},
-      {{"--model=m", "--listen=no.such.host.invalid:1"}, "no.such.host.invalid"},
-      {{"--model=m", "--tls_cert=c"}, "--tls_key"},
+      {{"--model=m", "--listen=no.such.host.invalid:1"}, "--listen is \"no.such.host.invalid:1\""},
+      {{"--model=m", "--tls_cert=c"}, "--tls_key is missing"},
+      {{"--model=m", "--tls_key=k"}, "--tls_cert is missing"},
       {{"--model=m", "--api_keys=/does/not/exist"}, "--api_keys"},
-      {{"--model=m", "--model_name=" + std::string(257, 'n')}, "256"},
+      {{"--model=m", "--model_name=" + std::string(257, 'n')},
+       "--model_name is 257 bytes, must be in [1, 256]"},
+      {{"--model=/"}, "--model_name is 0 bytes"},
   };
   for (const auto& [flags, part] : cases) {
     const auto parsed = Parse(flags);

@@ -19,6 +19,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
+using ::testing::StartsWith;
 
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 
@@ -93,7 +94,9 @@ TEST_F(ConvertTest, AtLeastOneTokenMustStay) {
   request_.mutable_input()->set_text("x");
   v1::SamplingParams& sampling = *request_.mutable_sampling();
   for (int id = 0; id < kVocab; ++id) sampling.add_banned_tokens(id);
-  EXPECT_THAT(Convert(), StatusIs(kInvalid, HasSubstr("sampling.banned_tokens")));
+  EXPECT_THAT(Convert(), StatusIs(kInvalid,
+                                  "sampling.banned_tokens lists 300 and leaves none of the 300 of "
+                                  "sampling.allowed_tokens, must leave at least 1"));
   sampling.clear_banned_tokens();
   sampling.add_allowed_tokens(5);
   sampling.add_allowed_tokens(kEndOfText);
@@ -101,7 +104,7 @@ TEST_F(ConvertTest, AtLeastOneTokenMustStay) {
   sampling.add_banned_tokens(5);
   EXPECT_THAT(Convert(), IsOk());  // the end token stays
   request_.mutable_stop()->set_min_tokens(1);
-  EXPECT_THAT(Convert(), StatusIs(kInvalid, HasSubstr("end tokens")));
+  EXPECT_THAT(Convert(), StatusIs(kInvalid, HasSubstr("stop.min_tokens is 1, must be 0")));
   request_.mutable_stop()->set_ignore_eos(true);
   EXPECT_THAT(Convert(), IsOk());
 }
@@ -165,7 +168,10 @@ TEST_F(ConvertTest, PlainTextHasNoFrame) {
 
 TEST_F(ConvertTest, ChatRoles) {
   AddMessage(*request_.mutable_input(), "wizard", "hi");
-  EXPECT_THAT(Convert(), StatusIs(kInvalid, HasSubstr("wizard")));
+  EXPECT_THAT(
+      Convert(),
+      StatusIs(kInvalid, StartsWith("input.chat.messages[0].role is \"wizard\", must be one "
+                                    "of assistant, ")));
   for (const std::string& role : {std::string(), std::string(65, 'r')}) {
     request_.Clear();
     AddMessage(*request_.mutable_input(), role, "hi");
@@ -182,7 +188,9 @@ TEST_F(ConvertTest, ModelNames) {
   request_.set_model("small");
   EXPECT_THAT(Convert(), IsOk());
   request_.set_model("large");
-  EXPECT_THAT(Convert(), StatusIs(absl::StatusCode::kNotFound, HasSubstr("\"small\"")));
+  EXPECT_THAT(Convert(), StatusIs(absl::StatusCode::kNotFound,
+                                  "model is \"large\", must be empty or \"small\", the server's "
+                                  "only one"));
   request_.set_model(std::string(257, 'm'));
   EXPECT_THAT(Convert(), StatusIs(kInvalid, HasSubstr("[0, 256]")));
 }
@@ -193,6 +201,8 @@ TEST_F(ConvertTest, SessionIds) {
     request_.set_session_id(id);
     EXPECT_THAT(Convert(), StatusIs(kInvalid, HasSubstr("session_id"))) << id.size();
   }
+  request_.set_session_id("no id\n");
+  EXPECT_THAT(Convert(), StatusIs(kInvalid, "session_id is \"no id\\n\", must be 32 hex digits"));
   request_.set_session_id("0123456789abcdef0123456789ABCDEF");
   GMA_ASSERT_OK_AND_ASSIGN(const ConvertedGenerate converted, Convert());
   EXPECT_EQ(converted.spec.session->Hex(), "0123456789abcdef0123456789abcdef");

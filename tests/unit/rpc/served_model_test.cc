@@ -35,12 +35,20 @@ TEST(GenerationDefaultsTest, GreedyModelsSaySo) {
 }
 
 TEST(GenerationDefaultsTest, RefusesWhatIsOutOfRange) {
-  for (const char* text :
-       {R"({"temperature": -1})", R"({"temperature": "hot"})", R"({"top_p": 0})",
-        R"({"top_k": 1e300})", R"({"eos_token_id": 3})", R"({"eos_token_id": [-1]})",
-        R"({"eos_token_id": "end"})", R"([])", R"({)", R"({"top_p": 0.5, "top_p": 0.6})"}) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"temperature": -1})", "sampling.temperature is -1, must be in [0, 100]"},
+      {R"({"temperature": "hot"})", R"(key "temperature" is "hot", must be a number in [0, 100])"},
+      {R"({"top_p": 0})", "sampling.top_p is 0, must be in"},
+      {R"({"top_k": 1e300})", "sampling.top_k is"},
+      {R"({"eos_token_id": 3})", R"(key "eos_token_id" holds 3, must hold token ids in [0, 3))"},
+      {R"({"eos_token_id": [-1]})", "holds -1"},
+      {R"({"eos_token_id": "end"})", R"(holds "end")"},
+      {R"([])", "JSON object"},
+      {R"({)", "JSON"},
+      {R"({"top_p": 0.5, "top_p": 0.6})", "duplicate key"}};
+  for (const auto& [text, part] : cases) {
     EXPECT_THAT(ParseGenerationDefaults(text, 3),
-                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("")))
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(part)))
         << text;
   }
 }

@@ -85,7 +85,7 @@ TEST_F(ChatTemplateTest, UnknownRoleIsNamedWithThoseKnown) {
   GMA_ASSERT_OK_AND_ASSIGN(const ChatTemplate chat, Load(GoodConfig()));
   EXPECT_THAT(chat.Render({{"user", "Hi"}, {"robot\n", "x"}}, true),
               StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("unknown role 'robot\\n', known are assistant, system, user")));
+                       "messages[1].role is \"robot\\n\", must be one of assistant, system, user"));
 }
 
 TEST_F(ChatTemplateTest, WithoutFileOrKeyThereIsNoChatFormat) {
@@ -101,15 +101,19 @@ TEST_F(ChatTemplateTest, MalformedFormatsAreRefusedByName) {
     change(config["gma_chat"]);
     EXPECT_THAT(Load(config), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(message)));
   };
-  refused([](Json& c) { c = 3; }, "gma_chat must be an object");
-  refused([](Json& c) { c["prefix"] = ""; }, "unknown key 'prefix' in gma_chat");
-  refused([](Json& c) { c.erase("default_system"); }, "gma_chat.default_system must be a string");
-  refused([](Json& c) { c["generation_prefix"] = 1; }, "gma_chat.generation_prefix must be a str");
-  refused([](Json& c) { c["roles"] = 1; }, "gma_chat.roles must be an object");
+  refused([](Json& c) { c = 3; }, "gma_chat is 3, must be an object");
+  refused([](Json& c) { c["prefix"] = ""; },
+          "unknown key 'prefix' in gma_chat, known are default_system, roles, generation_prefix");
+  refused([](Json& c) { c.erase("default_system"); },
+          "gma_chat.default_system is missing, must be a string");
+  refused([](Json& c) { c["generation_prefix"] = 1; },
+          "gma_chat.generation_prefix is 1, must be a string");
+  refused([](Json& c) { c["roles"] = 1; }, "gma_chat.roles is 1, must be an object");
   refused([](Json& c) { c["roles"].erase("assistant"); }, "no role 'assistant'");
   refused([](Json& c) { c["roles"].erase("system"); }, "no role 'system'");
-  refused([](Json& c) { c["roles"]["user"].erase("suffix"); }, "['user'].suffix must be a string");
-  refused([](Json& c) { c["roles"]["user"] = "x"; }, "['user'] must be an object");
+  refused([](Json& c) { c["roles"]["user"].erase("suffix"); },
+          "['user'].suffix is missing, must be a str");
+  refused([](Json& c) { c["roles"]["user"] = "x"; }, "['user'] is \"x\", must be an object");
 }
 
 }  // namespace

@@ -40,9 +40,11 @@ Json Special(const Json& id, const char* content) {
 }
 
 const Fault kSettingFaults[] = {
-    {"Array", [](Json& j) { j = Json::array(); }, "the file must be an object"},
-    {"Version", [](Json& j) { j["version"] = "2.0"; }, "file.version '2.0'"},
-    {"UnknownKey", [](Json& j) { j["extra"] = 1; }, "key 'extra' of the file"},
+    {"Array", [](Json& j) { j = Json::array(); }, "the file is '[]', must be an object"},
+    {"Version", [](Json& j) { j["version"] = "2.0"; },
+     "file.version '2.0' is not supported, only '1.0'"},
+    {"UnknownKey", [](Json& j) { j["extra"] = 1; },
+     "key 'extra' of the file is not supported, only version, truncation"},
     {"Normalizer",
      [](Json& j) {
        j["normalizer"] = {{"type", "NFC"}};
@@ -63,24 +65,25 @@ const Fault kSettingFaults[] = {
        j["post_processor"] = {{"type", "BertProcessing"}};
      },
      "post_processor.type 'BertProcessing' is not supported"},
-    {"NoDecoder", [](Json& j) { j.erase("decoder"); }, "decoder is missing"},
+    {"NoDecoder", [](Json& j) { j.erase("decoder"); }, "decoder is missing, must be a ByteLevel"},
     {"Decoder", [](Json& j) { j["decoder"]["type"] = "WordPiece"; }, "decoder.type 'WordPiece'"},
-    {"NoPreTokenizer", [](Json& j) { j["pre_tokenizer"] = nullptr; }, "pre_tokenizer is missing"},
+    {"NoPreTokenizer", [](Json& j) { j["pre_tokenizer"] = nullptr; },
+     "pre_tokenizer is missing, must be"},
     {"PreTokenizer",
      [](Json& j) {
        j["pre_tokenizer"] = {{"type", "Whitespace"}};
      },
      "pre_tokenizer.type 'Whitespace'"},
     {"EmptySequence", [](Json& j) { j["pre_tokenizer"]["pretokenizers"] = Json::array(); },
-     "must be [Digits, ByteLevel]"},
+     "pre_tokenizer.pretokenizers is '[]', must be [Digits, ByteLevel]"},
     {"WrongOrder", [](Json& j) { std::swap(Digits(j), ByteLevel(j)); },
      "pretokenizers[0].type 'ByteLevel'"},
     {"DigitGroups", [](Json& j) { Digits(j)["individual_digits"] = false; },
-     "individual_digits must be true"},
+     "individual_digits is 'false', must be true"},
     {"PrefixSpace", [](Json& j) { ByteLevel(j)["add_prefix_space"] = true; },
-     "add_prefix_space must be false"},
+     "add_prefix_space is 'true', must be false"},
     {"PrefixSpaceByDefault", [](Json& j) { ByteLevel(j).erase("add_prefix_space"); },
-     "add_prefix_space must be false"},
+     "add_prefix_space is missing, must be false"},
     {"NoRegex", [](Json& j) { ByteLevel(j)["use_regex"] = false; }, "use_regex 'false'"},
     {"Unigram", [](Json& j) { j["model"]["type"] = "Unigram"; }, "model.type 'Unigram'"},
     {"NoModel", [](Json& j) { j.erase("model"); }, "model is missing"},
@@ -97,7 +100,8 @@ const Fault kSettingFaults[] = {
 };
 
 const Fault kVocabFaults[] = {
-    {"NoVocab", [](Json& j) { j["model"].erase("vocab"); }, "model.vocab must be an object"},
+    {"NoVocab", [](Json& j) { j["model"].erase("vocab"); },
+     "model.vocab is missing, must be an object"},
     {"NegativeId", [](Json& j) { j["model"]["vocab"]["hi"] = -1; }, "id '-1' of token 'hi'"},
     {"HugeId", [](Json& j) { j["model"]["vocab"]["hi"] = 1LL << 40; }, "not an integer in"},
     {"FractionalId", [](Json& j) { j["model"]["vocab"]["hi"] = 1.5; }, "not an integer in"},
@@ -113,14 +117,15 @@ const Fault kVocabFaults[] = {
     {"SpecialIsByte", [](Json& j) { j["added_tokens"].push_back(Special(99, "a")); },
      "special token 'a' is also the token of a byte"},
     {"OrdinaryAddedToken", [](Json& j) { j["added_tokens"][1]["special"] = false; },
-     "added_tokens[1].special must be true"},
+     "added_tokens[1].special is 'false', must be true"},
     {"SingleWord", [](Json& j) { j["added_tokens"][1]["single_word"] = true; },
      "added_tokens[1].single_word 'true'"},
     {"StripsSpace", [](Json& j) { j["added_tokens"][0]["lstrip"] = true; },
      "added_tokens[0].lstrip"},
     {"NoContent", [](Json& j) { j["added_tokens"][0].erase("content"); },
-     "added_tokens[0].content must be a string"},
-    {"NoMerges", [](Json& j) { j["model"].erase("merges"); }, "model.merges must be an array"},
+     "added_tokens[0].content is missing, must be a string"},
+    {"NoMerges", [](Json& j) { j["model"].erase("merges"); },
+     "model.merges is missing, must be an array"},
     {"MergeOfUnknown",
      [](Json& j) {
        j["model"]["merges"].push_back({"h", "oo"});
@@ -137,9 +142,9 @@ const Fault kVocabFaults[] = {
     {"MergeTwice", [](Json& j) { j["model"]["merges"].push_back("h i"); },
      "model.merges[1] repeats model.merges[0]"},
     {"MergeOfThree", [](Json& j) { j["model"]["merges"].push_back("h i i"); },
-     "model.merges[1] must be two tokens"},
+     "model.merges[1] is 'h i i', must be two tokens"},
     {"MergeIsNumber", [](Json& j) { j["model"]["merges"].push_back(5); },
-     "model.merges[1] must be a pair"},
+     "model.merges[1] is '5', must be a pair"},
 };
 
 std::string FaultName(const ::testing::TestParamInfo<Fault>& info) { return info.param.name; }

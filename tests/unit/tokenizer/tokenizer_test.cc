@@ -64,9 +64,10 @@ TEST(TokenizerTest, DecodeLeavesSpecialTokensOutIfAsked) {
 TEST(TokenizerTest, DecodeNamesAnIdOutsideTheVocabulary) {
   const auto tokenizer = Small();
   for (const int32_t bad : {-1, tokenizer->vocab_size()}) {
-    EXPECT_THAT(tokenizer->Decode({kStart, bad}, false),
-                StatusIs(absl::StatusCode::kInvalidArgument,
-                         HasSubstr("token " + std::to_string(bad) + " is not in [0, 261)")));
+    EXPECT_THAT(
+        tokenizer->Decode({kStart, bad}, false),
+        StatusIs(absl::StatusCode::kInvalidArgument,
+                 HasSubstr("is " + std::to_string(bad) + ", must be a token id in [0, 261)")));
   }
 }
 
