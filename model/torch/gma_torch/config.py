@@ -91,7 +91,7 @@ class GmaConfig:
         _check_size("num_memory_heads", self.num_memory_heads)
         if self.num_attention_heads % self.num_memory_heads:
             raise ConfigError(
-                f"num_memory_heads = {self.num_memory_heads} does not divide "
+                f"num_memory_heads = {self.num_memory_heads}, must divide "
                 f"num_attention_heads = {self.num_attention_heads}"
             )
         if self.head_dim % 2:
@@ -152,7 +152,7 @@ class GmaConfig:
             raise ConfigError(f"model_type = {data.get('model_type')!r}, must be {MODEL_TYPE!r}")
         missing = [name for name in _SIZES if name not in data]
         if missing:
-            raise ConfigError(f"missing key {missing[0]!r}")
+            raise ConfigError(f"missing key {missing[0]!r}, must be an integer in [1, 2^31)")
         known = {f.name for f in fields(cls)} - {"layers"}
         values = {name: value for name, value in data.items() if name in known}
         depth = values["num_hidden_layers"]
@@ -228,14 +228,16 @@ def _check_positive(name: str, value: Any) -> None:
 def _layers_from_dict(options: Any, depth: int) -> tuple[LayerOptions, ...]:
     """Spreads `{option: value or list}` over the layers."""
     if not isinstance(options, dict):
-        raise ConfigError("gma must be an object")
+        raise ConfigError(f"gma = {repr(options)[:64]}, must be an object")
     layers = [{} for _ in range(depth)]
     for name, value in options.items():
         if name not in OPTION_NAMES:
             raise ConfigError(f"unknown key gma.{name}; the options are {', '.join(OPTION_NAMES)}")
         values = value if isinstance(value, list) else [value] * depth
         if len(values) != depth:
-            raise ConfigError(f"gma.{name} lists {len(values)} values for {depth} layers")
+            raise ConfigError(
+                f"gma.{name} lists {len(values)} values, must be {depth} (num_hidden_layers)"
+            )
         for layer, one in zip(layers, values, strict=True):
             layer[name] = one
     return tuple(LayerOptions(**layer) for layer in layers)

@@ -23,7 +23,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, progress: bool = Fals
     """Learns merges from `texts`; every byte has a token, so any text can be encoded."""
     if vocab_size < SMALLEST_VOCABULARY:
         raise TokenizerError(
-            f"vocabulary of {vocab_size}, must be at least {SMALLEST_VOCABULARY} (256 bytes and "
+            f"vocab_size is {vocab_size}, must be at least {SMALLEST_VOCABULARY} (256 bytes and "
             f"{len(SPECIAL_TOKENS)} special tokens)"
         )
     tokenizer = Tokenizer(models.BPE())

@@ -312,9 +312,24 @@ def test_the_repositorys_recipe_is_valid() -> None:
         Recipe(nonsense=1)
 
 
-def test_an_unknown_key_of_a_recipe_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "recipe.json").write_text('{"windw": 64}')
-    with pytest.raises(ValueError, match="windw"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", r"recipe is \[\], must be an object"),
+        ("{", "recipe.json: "),
+        ('{"windw": 64}', "unknown key windw in recipe, known are window, "),
+        ('{"components": "x"}', "components of recipe is 'x', must be an integer of at least 1"),
+        ('{"clip": -1}', "clip of recipe is -1, must be a number of at least 0"),
+        ('{"clip": NaN}', "clip of recipe is nan, must be"),
+        ('{"stages": 3}', "stages of recipe is 3, must be a list"),
+        ('{"stages": [{"steps": 1}]}', r"stages\[0\] has no key length, must have sequences, "),
+        ('{"stages": [{"step": 1}]}', r"stages\[0\]"),
+        ('{"teacher_dtype": "int3"}', "teacher_dtype of recipe is 'int3', must be one of float32"),
+    ],
+)
+def test_a_bad_recipe_is_refused_by_key(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "recipe.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
         Recipe.load(tmp_path / "recipe.json")
 
 

@@ -115,7 +115,7 @@ def test_only_the_assistants_words_count(folder: Path, tmp_path: Path) -> None:
         "a",
     }
     assert int(window.bytes[window.counted][-1]) >= 0
-    with pytest.raises(ValueError, match="too few records"):
+    with pytest.raises(ValueError, match="50 records are too few for 50 windows"):
         chat_windows(tokenizer, file, 50, 60, first=10, system="")
 
 
@@ -150,16 +150,29 @@ def test_command_writes_table_json_and_picture(
 def test_faults_of_the_command_are_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for arguments in (
-        [str(folder)],
-        [str(folder), "--text", str(tmp_path / "none.txt")],
-        [str(tmp_path), "--text", str(folder / "config.json")],
-        [str(folder), "--text", str(folder / "config.json"), "--length", "1"],
+    text = str(folder / "config.json")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "latin.txt").write_bytes(b"\xff")
+    (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
+    for arguments, message in (
+        ([], "--text"),
+        (["--text", str(tmp_path / "none.txt")], "none.txt: No such file"),
+        (["--text", str(tmp_path / "latin.txt")], "latin.txt: 'utf-8'"),
+        (["--text", str(tmp_path / "empty.txt")], "the text has 0 tokens, must have at least 2"),
+        (["--long", str(tmp_path / "empty.txt")], "the text has 0 tokens, must have at least 2"),
+        (["--text", text, "--length", "1"], "--length is 1, must be at least 2"),
+        (["--text", text, "--threads", "0"], "--threads is 0, must be at least 1"),
+        (["--chat", str(tmp_path / "other.jsonl")], "record 0 must be an object with instruction"),
+        (["--chat", str(tmp_path / "empty.txt")], "0 records"),
+        (["--chat", text], "config.json: line 1 is not JSON"),
     ):
-        assert main(arguments) == 2
+        assert main([str(folder), *arguments]) == 2
         error = capsys.readouterr().err.strip()
         assert error.startswith("gma-eval: ")
         assert "\n" not in error
+        assert message in error
+    assert main([str(tmp_path), "--text", text]) == 2
+    assert "tokenizer.json: no such file" in capsys.readouterr().err
 
 
 def test_a_conversation_through_its_state_equals_reading_it_whole(folder: Path) -> None:

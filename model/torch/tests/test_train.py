@@ -97,6 +97,15 @@ def test_ctrl_c_saves_and_resumes(text, tmp_path):
     assert json.loads((out / "training/state.json").read_text())["step"] == step + 1
 
 
+def test_the_output_must_be_an_empty_directory(text, tmp_path, capsys):
+    for out, message in ((text, "a file, must be a directory"), (text.parent, "not empty")):
+        assert main(["--train", str(text), "--out", str(out)]) == 2
+        assert f"--out is {out}" in (error := capsys.readouterr().err)
+        assert message in error
+    assert main(["--train", str(text), *_RUN, "--out", str(text / "below")]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
 def test_changed_text_is_refused_on_resume(text, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["--train", str(text), *_RUN, "--out", str(out), "--stop_after", "1"]) == 0
@@ -112,14 +121,17 @@ def test_changed_text_is_refused_on_resume(text, tmp_path, capsys):
         (["--train", "absent.txt"], "absent.txt: no such file"),
         (["--train", "TEXT", "--lr", "nan"], "--lr is nan"),
         (["--train", "TEXT", "--steps", "0"], "--steps is 0, must be at least 1"),
-        (["--train", "TEXT", "--vocab_size", "20"], "must be at least 259"),
-        (["--train", "TEXT", "--heads", "3"], "no multiple of --heads 3"),
-        (["--train", "TEXT", "--memory_heads", "3"], "num_memory_heads = 3 does not divide"),
+        (["--train", "TEXT", "--vocab_size", "20"], "--vocab_size is 20, must be at least 259"),
+        (["--train", "TEXT", "--heads", "3"], "must be a multiple of --heads, which is 3"),
+        (["--train", "TEXT", "--memory_heads", "3"], "num_memory_heads = 3, must divide"),
         (["--train", "TEXT", "--context", "9000000"], "must have more than --context"),
         (["--train", "TEXT", "--config", "absent.json"], "absent.json: No such file"),
         (["--train", "TEXT", "--tokenizer", "absent.json"], "absent.json: no such file"),
         (["--train", "TEXT", "--device", "abacus"], "--device abacus"),
         (["--resume"], "no checkpoint to resume from"),
+        (["--train", "TEXT", "--head_dim", "-2"], "--head_dim is -2, must be at least 1"),
+        (["--train", "TEXT", "--threads", "0"], "--threads is 0, must be at least 1"),
+        (["--train", "TEXT", "--stop_after", "0"], "--stop_after is 0, must be at least 1"),
     ],
 )
 def test_mistakes_end_with_one_clear_line(flags, message, text, tmp_path, capsys):

@@ -77,7 +77,8 @@ def load_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (OSError, SafetensorError) as error:
         raise ConvertError(f"{path}: not a readable delta: {error}") from None
     if metadata.get("gma_delta") != FORMAT:
-        raise ConvertError(f"{path}: not a GMA delta of format {FORMAT}")
+        found = metadata.get("gma_delta")
+        raise ConvertError(f"{path}: gma_delta is {found!r}, must be {FORMAT!r}: not a GMA delta")
     return tensors, metadata
 
 

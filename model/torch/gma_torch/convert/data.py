@@ -32,16 +32,27 @@ class Message:
 
 
 def read_text(path: Path) -> str:
-    """Reads a text file, .xz or plain."""
-    if path.suffix == ".xz":
-        with lzma.open(path, "rt", encoding="utf-8") as stream:
-            return stream.read()
-    return path.read_text(encoding="utf-8")
+    """Reads a text file, .xz or plain; ValueError names the file."""
+    try:
+        if path.suffix == ".xz":
+            with lzma.open(path, "rt", encoding="utf-8") as stream:
+                return stream.read()
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, lzma.LZMAError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def read_jsonl(path: Path) -> list[dict]:
     """Reads a file of JSON lines, .xz or plain."""
-    return [json.loads(line) for line in read_text(path).splitlines() if line]
+    records = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        try:
+            records += [json.loads(line)] if line else []
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number} is not JSON: {error}") from None
+    return records
 
 
 class ChatEncoder:

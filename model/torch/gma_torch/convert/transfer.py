@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,13 +75,16 @@ class Recipe:
 
     @staticmethod
     def load(path: Path) -> Recipe:
-        """Reads a recipe; an unknown key is an error."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        unknown = set(content) - set(Recipe.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"{path}: unknown keys: {', '.join(sorted(unknown))}")
-        content["stages"] = [Stage(**stage) for stage in content.get("stages", [])]
-        return Recipe(**content)
+        """Reads a recipe; ValueError names file, key, value and what it must be."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            _check("recipe", content, Recipe())
+            stages = content.get("stages", [])
+            for number, stage in enumerate(stages):
+                _check(f"stages[{number}]", stage, Stage(1, 1, 1), complete=True)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        return Recipe(**{**content, "stages": [Stage(**stage) for stage in stages]})
 
     def schedule(self) -> list[Stage]:
         """The stage of each step: all stages in turn, `cycles` times."""
@@ -89,6 +93,33 @@ class Recipe:
     def tokens(self) -> int:
         """Tokens of the whole run."""
         return sum(s.sequences * s.length for s in self.schedule())
+
+
+_DTYPES = ("float32", "bfloat16")
+
+
+def _check(what: str, content: Any, example: Recipe | Stage, complete: bool = False) -> None:
+    """Checks the keys of an object, and its values by those of `example`."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{what} is {repr(content)[:64]}, must be an object")
+    known = vars(example)
+    if complete and (missing := known.keys() - content.keys()):
+        raise ValueError(f"{what} has no key {min(missing)}, must have {', '.join(known)}")
+    for name, value in content.items():
+        if name not in known:
+            raise ValueError(f"unknown key {name} in {what}, known are {', '.join(known)}")
+        wanted, kinds, least = "a number of at least 0", (int, float), 0
+        if isinstance(known[name], int):
+            least = 0 if name in ("seed", "window") else 1
+            wanted, kinds = f"an integer of at least {least}", (int,)
+        if name == "teacher_dtype":
+            wanted, right = f"one of {', '.join(_DTYPES)}", value in _DTYPES
+        elif isinstance(known[name], list) or known[name] is None:
+            wanted, right = "a list", isinstance(value, list)
+        else:
+            right = type(value) in kinds and value >= least
+        if not right and not (value is None and known[name] is None):
+            raise ValueError(f"{name} of {what} is {repr(value)[:64]}, must be {wanted}")
 
 
 @dataclass

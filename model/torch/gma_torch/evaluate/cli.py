@@ -30,6 +30,7 @@ from gma_torch.llama import full_attention, window_attention
 from gma_torch.tokenizer import load_tokenizer
 
 _BASELINES = ("teacher", "window")
+_LEAST = {"chat_first": 0, "windows": 1, "length": 2, "long_length": 2, "threads": 1}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,9 +108,11 @@ def _scorers(args: argparse.Namespace) -> dict[str, Scorer]:
 def _run(args: argparse.Namespace) -> None:
     if not args.text + args.chat + args.long:
         raise ValueError("nothing to score: give --text, --chat or --long")
-    if min(args.windows, args.length - 1, args.long_length - 1) < 1:
-        raise ValueError("--windows must be at least 1, lengths at least 2")
-    if args.threads:
+    for name, least in _LEAST.items():
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name} is {value}, must be at least {least}")
+    if args.threads is not None:
         torch.set_num_threads(args.threads)
     tokenizer = load_tokenizer(args.model)
     texts, scorers = _windows(args, tokenizer), _scorers(args)

@@ -33,9 +33,17 @@ def _window(tokenizer: Tokenizer, ids: list[int], counted: list[bool] | None = N
     return Window(torch.tensor(ids), torch.tensor(counted[1:]), torch.tensor(sizes[1:]))
 
 
+def _ids(tokenizer: Tokenizer, path: Path, text: str) -> list[int]:
+    """The tokens of a text; one alone has no loss."""
+    ids = ChatEncoder(tokenizer).text(text)
+    if len(ids) < 2:
+        raise ValueError(f"{path}: the text has {len(ids)} tokens, must have at least 2")
+    return ids
+
+
 def text_windows(tokenizer: Tokenizer, path: Path, count: int, length: int) -> list[Window]:
     """`count` windows of `length` tokens, evenly spaced over a text file (fewer if it is short)."""
-    ids = ChatEncoder(tokenizer).text(read_text(path))
+    ids = _ids(tokenizer, path, read_text(path))
     count = max(1, min(count, len(ids) // length))
     step = (len(ids) - length) // max(1, count - 1) if count > 1 else 0
     return [_window(tokenizer, ids[n * step : n * step + length]) for n in range(count)]
@@ -43,7 +51,7 @@ def text_windows(tokenizer: Tokenizer, path: Path, count: int, length: int) -> l
 
 def long_window(tokenizer: Tokenizer, path: Path, length: int) -> list[Window]:
     """The first `length` tokens of a text as one session."""
-    ids = ChatEncoder(tokenizer).text(read_text(path)[: 12 * length])
+    ids = _ids(tokenizer, path, read_text(path)[: 12 * length])
     return [_window(tokenizer, ids[:length])]
 
 
@@ -64,8 +72,18 @@ def chat_windows(
         ids, mine = encoder.conversation([Message("system", system)])
         while len(ids) < length:
             if at == len(records):
-                raise ValueError(f"{path}: too few records for {count} windows of {length} tokens")
-            more, wrote = encoder.conversation(dolly_turn(records[at]))
+                raise ValueError(
+                    f"{path}: {len(records)} records are too few for {count} windows of "
+                    f"{length} tokens"
+                )
+            try:
+                turn = dolly_turn(records[at])
+            except (KeyError, TypeError):
+                raise ValueError(
+                    f"{path}: record {first + at} must be an object with instruction, context "
+                    "and response"
+                ) from None
+            more, wrote = encoder.conversation(turn)
             ids, mine, at = ids + more, mine + wrote, at + 1
         windows.append(_window(tokenizer, ids[:length], mine[:length]))
     return windows

@@ -26,7 +26,7 @@ from gma_torch.tokenizer import (
 )
 from gma_torch.train.data import make_corpus, pieces, read_text, split_text
 from gma_torch.train.errors import TrainError
-from gma_torch.train.options import TrainOptions
+from gma_torch.train.options import TrainOptions, require_at_least
 from gma_torch.train.trainer import Trainer, read_checkpoint
 
 _EXAMPLES = """examples:
@@ -116,8 +116,6 @@ def _config(options: TrainOptions, tokenizer: Tokenizer) -> GmaConfig:
     if options.config:
         return replace(GmaConfig.from_file(options.config), **ids)
     width = options.hidden_size
-    if options.head_dim is None and width % options.heads:
-        raise TrainError(f"--hidden_size {width} is no multiple of --heads {options.heads}")
     return GmaConfig(
         hidden_size=width,
         num_hidden_layers=options.layers,
@@ -166,8 +164,12 @@ def _prepare(flags: dict[str, Any]) -> Trainer:
     else:
         options = TrainOptions(**given)
         options.validate()
+        if out.exists() and not out.is_dir():
+            raise TrainError(f"--out is {out}, a file, must be a directory")
         if out.exists() and any(out.iterdir()):
-            raise TrainError(f"{out} is not empty: use --resume, or another directory")
+            raise TrainError(
+                f"--out is {out}, which is not empty: use --resume, or another directory"
+            )
     device = _device(flags.get("device"))
     train_text, valid_text = _texts(options)
     tokenizer = _tokenizer(options, out, resume, train_text)
@@ -204,8 +206,10 @@ def _stop_on_signals(trainer: Trainer) -> None:
 
 
 def _train(flags: dict[str, Any]) -> int:
+    for name in ("threads", "stop_after"):
+        require_at_least(name, flags.get(name), 1)
     if "threads" in flags:
-        torch.set_num_threads(max(1, flags["threads"]))
+        torch.set_num_threads(flags["threads"])
     trainer = _prepare(flags)
     print(_describe(trainer), file=sys.stderr)
     _stop_on_signals(trainer)
@@ -240,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     flags = vars(_parser().parse_args(argv))
     try:
         return _train(flags)
-    except (TrainError, ConfigError, CheckpointError, TokenizerError) as error:
+    except (TrainError, ConfigError, CheckpointError, TokenizerError, OSError) as error:
         print(f"gma-train: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

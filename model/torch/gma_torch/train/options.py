@@ -6,7 +6,14 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from gma_torch.tokenizer import SMALLEST_VOCABULARY
 from gma_torch.train.errors import TrainError
+
+
+def require_at_least(name: str, value: int | None, least: int) -> None:
+    """TrainError that names the flag; None is a flag that was not given."""
+    if value is not None and value < least:
+        raise TrainError(f"--{name} is {value}, must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,17 @@ class TrainOptions:
             "steps", "batch", "accumulate", "context", "eval_every", "save_every",
         )  # fmt: skip
         for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise TrainError(f"--{name} is {getattr(self, name)}, must be at least 1")
+            require_at_least(name, getattr(self, name), 1)
+        for name in ("memory_heads", "head_dim", "intermediate_size"):
+            require_at_least(name, getattr(self, name), 1)
         for name in ("warmup", "seed"):
-            if getattr(self, name) < 0:
-                raise TrainError(f"--{name} is {getattr(self, name)}, must be at least 0")
+            require_at_least(name, getattr(self, name), 0)
+        require_at_least("vocab_size", self.vocab_size, SMALLEST_VOCABULARY)
+        if not (self.config or self.head_dim) and self.hidden_size % self.heads:
+            raise TrainError(
+                f"--hidden_size is {self.hidden_size}, must be a multiple of --heads, which is "
+                f"{self.heads}, or given with --head_dim"
+            )
         for name in ("lr", "clip", "scalar_lr_factor"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
