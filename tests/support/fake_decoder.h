@@ -49,6 +49,7 @@ class FakeDecoder final : public CompiledDecoder {
 
   absl::Status Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) override;
   const StateLayout& state_layout() const override { return layout_; }
+  size_t weight_bytes() const override { return 0; }  // it has none
   int32_t vocab_size() const override { return kFakeVocab; }
 
   // Called before each step, to let a test move a clock or look at the batch.
