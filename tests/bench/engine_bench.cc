@@ -1,7 +1,8 @@
 // The engine with the real decoder and without gRPC: N streams at a time, each asking again when
 // its answer is done. One JSON object on standard output, to stand beside gma-loadgen's.
 //   engine_bench MODEL_DIRECTORY [--streams=8] [--requests=32] [--prompt_tokens=32]
-//                [--max_tokens=64] [--weights=f32|bf16] [--threads=0]
+//                [--max_tokens=64] [--decoder=cpu|reference] [--weights=f32|bf16|int8|int4]
+//                [--threads=0]
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -54,7 +55,9 @@ bool ParseFlags(int argc, char** argv, Flags& flags) {
         ReadInt(flag, "--threads=", flags.decoder.threads)) {
       continue;
     }
-    if (flag.starts_with("--weights=")) {
+    if (flag.starts_with("--decoder=")) {
+      flags.decoder.decoder = flag.substr(10);
+    } else if (flag.starts_with("--weights=")) {
       flags.decoder.weights = flag.substr(10);
     } else if (!flag.starts_with("--") && flags.model.empty()) {
       flags.model = flag;
@@ -120,6 +123,7 @@ class Bench {
     report["requests"] = flags_.requests;
     report["prompt_tokens"] = flags_.prompt_tokens;
     report["max_tokens"] = flags_.max_tokens;
+    report["decoder"] = flags_.decoder.decoder;
     report["weights"] = flags_.decoder.weights;
     report["threads"] = flags_.decoder.threads;
     report["seconds"] = seconds_;
@@ -228,7 +232,8 @@ int main(int argc, char** argv) {
   if (!gma::ParseFlags(argc, argv, flags)) {
     std::fprintf(stderr,
                  "usage: engine_bench MODEL_DIRECTORY [--streams=N] [--requests=N] "
-                 "[--prompt_tokens=N] [--max_tokens=N] [--weights=f32|bf16] [--threads=N]\n");
+                 "[--prompt_tokens=N] [--max_tokens=N] [--decoder=cpu|reference] "
+                 "[--weights=f32|bf16|int8|int4] [--threads=N]\n");
     return 2;
   }
   const absl::Status status = gma::Run(flags);

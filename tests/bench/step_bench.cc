@@ -1,16 +1,30 @@
-// Tokens per second of the decoder alone, without an engine: decode at several batch sizes and
-// prefill of 512 tokens.
-//   step_bench MODEL_DIRECTORY [--weights=f32|bf16] [--threads=N] [--seconds=S]
+// The decoder alone, without an engine. Loads a model once, then measures what the lines on
+// standard input ask for and answers each with one JSON line, so that tools/bench can let this
+// program and another take turns. By hand: echo "decode 32 128 128 5" | step_bench MODEL_DIRECTORY
+//   step_bench MODEL_DIRECTORY [--decoder=cpu|reference] [--weights=f32|bf16|int8|int4]
+//              [--threads=N]
+// Commands:
+//   decode ROWS PROMPT LIMIT SECONDS
+//       steps of one token a row; every row has PROMPT tokens, and is set back to them after LIMIT
+//   prefill TOKENS SECONDS
+//       prompts of TOKENS tokens, each on a fresh row
+//   depth DEPTH BASE STEPS
+//       a row after DEPTH tokens (fed once, then kept) and one after BASE, step by step in turn
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
+#include <iostream>
+#include <map>
 #include <memory>
 #include <random>
+#include <sstream>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -19,25 +33,31 @@
 #include "model/decoder/compiled_decoder.h"
 #include "model/decoder/parallel.h"
 #include "model/state/state_pool.h"
+#include "nlohmann/json.hpp"
 
 namespace gma {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
+
+constexpr int32_t kMaxRows = 64;
+constexpr int32_t kWarmupSteps = 2;
+
 struct Flags {
   std::string model;
   DecoderOptions decoder;
-  double seconds = 5;  // of measurement for each line
 };
 
 bool ParseFlags(int argc, char** argv, Flags& flags) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view flag = argv[i];
-    if (flag.starts_with("--weights=")) {
+    if (flag.starts_with("--decoder=")) {
+      flags.decoder.decoder = flag.substr(10);
+    } else if (flag.starts_with("--weights=")) {
       flags.decoder.weights = flag.substr(10);
     } else if (flag.starts_with("--threads=")) {
       flags.decoder.threads = std::atoi(argv[i] + 10);
-    } else if (flag.starts_with("--seconds=")) {
-      flags.seconds = std::atof(argv[i] + 10);
     } else if (!flag.starts_with("--") && flags.model.empty()) {
       flags.model = flag;
     } else {
@@ -47,59 +67,208 @@ bool ParseFlags(int argc, char** argv, Flags& flags) {
   return !flags.model.empty();
 }
 
-// Steps of `rows` rows with `tokens_each` random tokens, repeated for `seconds` after two to warm
-// up; every row asks for logits.
-absl::Status Measure(const char* name, CompiledDecoder& decoder, StatePool& pool, int32_t rows,
-                     int32_t tokens_each, double seconds) {
-  std::mt19937 engine(1);
-  std::vector<StateRow> leases;
-  std::vector<std::vector<int32_t>> tokens(rows, std::vector<int32_t>(tokens_each));
-  std::vector<StepRow> batch;
-  for (int32_t row = 0; row < rows; ++row) {
-    GMA_ASSIGN_OR_RETURN(StateRow lease, pool.Acquire());
-    for (int32_t& token : tokens[row]) token = engine() % decoder.vocab_size();
-    batch.push_back({lease.index(), tokens[row], true});
-    leases.push_back(std::move(lease));
-  }
-  std::vector<float> logits(static_cast<size_t>(rows) * decoder.vocab_size());
-  using Clock = std::chrono::steady_clock;
-  std::vector<double> times;
-  double total = 0;
-  std::clock_t processor = 0;  // of all threads: tells a slow decoder from a busy machine
-  for (int32_t step = 0; step < 5 || total < seconds; ++step) {
-    const Clock::time_point start = Clock::now();
-    const std::clock_t processor_start = std::clock();
-    GMA_RETURN_IF_ERROR(decoder.Step({batch}, pool, absl::MakeSpan(logits)));
-    const double time = std::chrono::duration<double>(Clock::now() - start).count();
-    if (step < 2) continue;
-    times.push_back(time);
-    total += time;
-    processor += std::clock() - processor_start;
-  }
-  std::sort(times.begin(), times.end());
-  const double tokens_per_step = static_cast<double>(rows) * tokens_each;
-  const double median = times[times.size() / 2];
-  std::printf("%-12s %4d %8.1f %8.1f %10.2f %10.2f\n", name, rows, tokens_per_step / median,
-              tokens_per_step * times.size() / total, 1e3 * median,
-              1e3 * processor / CLOCKS_PER_SEC / times.size());
+void Print(const Json& line) {
+  std::printf("%s\n", line.dump().c_str());
   std::fflush(stdout);
-  return absl::OkStatus();
+}
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+// Bytes that one decode step of one row moves when its windows are full: the row is read whole, and
+// the masses and means are written; a ring of a window gets one entry.
+size_t StateTraffic(const ModelConfig& config, const StateLayout& layout) {
+  size_t bytes = layout.row_bytes();
+  const size_t components = static_cast<size_t>(config.num_memory_heads) * config.num_components;
+  for (const LayerLayout& layer : layout.layers()) {
+    const size_t means = sizeof(float) * layer.memory_dim * (layout.compensated() ? 2 : 1);
+    bytes += components * (sizeof(double) + means);
+  }
+  return bytes;
+}
+
+class Bench {
+ public:
+  Bench(CompiledDecoder& decoder, StatePool& pool)
+      : decoder_(decoder),
+        pool_(pool),
+        logits_(static_cast<size_t>(kMaxRows) * decoder.vocab_size()) {}
+
+  absl::StatusOr<Json> Decode(int32_t rows, int32_t prompt, int32_t limit, double seconds) {
+    if (rows < 1 || rows > kMaxRows || limit < 1) {
+      return absl::InvalidArgumentError("rows must be 1 to 64, limit at least 1");
+    }
+    std::vector<StateRow> leases;
+    std::vector<int32_t> tokens(rows);
+    std::vector<StepRow> batch;
+    for (int32_t row = 0; row < rows; ++row) {
+      GMA_ASSIGN_OR_RETURN(StateRow lease, pool_.Acquire());
+      batch.push_back({lease.index(), absl::MakeConstSpan(&tokens[row], 1), true});
+      leases.push_back(std::move(lease));
+    }
+    std::vector<uint8_t>& start = prompts_[prompt];
+    if (start.empty()) {
+      GMA_RETURN_IF_ERROR(Feed(leases[0], prompt));
+      start.assign(leases[0].bytes().begin(), leases[0].bytes().end());
+    }
+    std::vector<double> times;
+    double total = 0;
+    std::clock_t processor = 0;  // of all threads: tells a slow decoder from a busy machine
+    for (int32_t step = 0; step < kWarmupSteps + 3 || total < seconds; ++step) {
+      if (step % limit == 0) {
+        for (StateRow& lease : leases) {
+          std::memcpy(lease.bytes().data(), start.data(), start.size());
+        }
+      }
+      for (int32_t& token : tokens) token = RandomToken();
+      const std::clock_t processor_start = std::clock();
+      GMA_ASSIGN_OR_RETURN(const double time, Step(batch));
+      if (step < kWarmupSteps) continue;
+      times.push_back(time);
+      total += time;
+      processor += std::clock() - processor_start;
+    }
+    Json report = Report(times, rows);
+    report["cpu_seconds_per_step"] =
+        static_cast<double>(processor) / CLOCKS_PER_SEC / static_cast<double>(times.size());
+    return report;
+  }
+
+  absl::StatusOr<Json> Prefill(int32_t tokens, double seconds) {
+    std::vector<double> times;
+    double total = 0;
+    for (int32_t round = 0; round < 2 || total < seconds; ++round) {
+      GMA_ASSIGN_OR_RETURN(StateRow row, pool_.Acquire());
+      const Clock::time_point start = Clock::now();
+      GMA_RETURN_IF_ERROR(Feed(row, tokens));
+      const double time = SecondsSince(start);
+      if (round == 0 && seconds > 0) continue;  // to warm up
+      times.push_back(time);
+      total += time;
+    }
+    return Report(times, tokens);
+  }
+
+  absl::StatusOr<Json> Depth(int32_t depth, int32_t base, int32_t steps) {
+    double feed_seconds = 0;
+    if (depths_.find(depth) == depths_.end()) {
+      GMA_ASSIGN_OR_RETURN(StateRow row, pool_.Acquire());
+      const Clock::time_point start = Clock::now();
+      GMA_RETURN_IF_ERROR(Feed(row, depth));
+      feed_seconds = SecondsSince(start);
+      depths_.emplace(depth, std::move(row));
+    }
+    GMA_ASSIGN_OR_RETURN(const StateRow other, pool_.Acquire());
+    GMA_RETURN_IF_ERROR(Feed(other, base));
+    std::vector<double> deep_times, base_times;
+    for (int32_t step = 0; step < kWarmupSteps + steps; ++step) {
+      const int32_t token = RandomToken();
+      GMA_ASSIGN_OR_RETURN(const double deep, Step({{depths_[depth].index(), {&token, 1}, true}}));
+      GMA_ASSIGN_OR_RETURN(const double shallow, Step({{other.index(), {&token, 1}, true}}));
+      if (step < kWarmupSteps) continue;
+      deep_times.push_back(deep);
+      base_times.push_back(shallow);
+    }
+    Json report = Report(deep_times, 1);
+    report["seconds_over_base"] = Median(deep_times) / Median(base_times);
+    report["feed_seconds"] = feed_seconds;
+    return report;
+  }
+
+ private:
+  int32_t RandomToken() { return static_cast<int32_t>(random_() % decoder_.vocab_size()); }
+
+  // Seconds of one step.
+  absl::StatusOr<double> Step(const std::vector<StepRow>& batch) {
+    const Clock::time_point start = Clock::now();
+    GMA_RETURN_IF_ERROR(decoder_.Step({batch}, pool_, absl::MakeSpan(logits_)));
+    return SecondsSince(start);
+  }
+
+  // Feeds `count` random tokens, in steps as long as the decoder allows; the last asks for logits.
+  absl::Status Feed(const StateRow& row, int32_t count) {
+    Clock::time_point told = Clock::now();
+    std::vector<int32_t> tokens;
+    for (int32_t done = 0; done < count;) {
+      tokens.resize(std::min(count - done, DecoderOptions().max_step_tokens));
+      for (int32_t& token : tokens) token = RandomToken();
+      done += static_cast<int32_t>(tokens.size());
+      GMA_RETURN_IF_ERROR(Step({{row.index(), tokens, done == count}}).status());
+      if (SecondsSince(told) < 0.5) continue;
+      told = Clock::now();
+      Print({{"progress", done}, {"of", count}});
+    }
+    return absl::OkStatus();
+  }
+
+  static Json Report(const std::vector<double>& times, int32_t tokens) {
+    const double median = Median(times);
+    return {
+        {"tokens_per_second", tokens / median}, {"step_seconds", median}, {"steps", times.size()}};
+  }
+
+  CompiledDecoder& decoder_;
+  StatePool& pool_;
+  std::vector<float> logits_;
+  std::mt19937 random_{1};
+  std::map<int32_t, std::vector<uint8_t>> prompts_;  // by length: a row that has read one
+  std::map<int32_t, StateRow> depths_;               // by tokens it was fed
+};
+
+absl::StatusOr<Json> Answer(Bench& bench, const std::string& line) {
+  std::istringstream words(line);
+  std::string command;
+  words >> command;
+  if (command == "decode") {
+    int32_t rows = 0, prompt = 0, limit = 0;
+    double seconds = 0;
+    if (words >> rows >> prompt >> limit >> seconds) {
+      return bench.Decode(rows, prompt, limit, seconds);
+    }
+  } else if (command == "prefill") {
+    int32_t tokens = 0;
+    double seconds = 0;
+    if (words >> tokens >> seconds) return bench.Prefill(tokens, seconds);
+  } else if (command == "depth") {
+    int32_t depth = 0, base = 0, steps = 0;
+    if (words >> depth >> base >> steps && steps > 0) return bench.Depth(depth, base, steps);
+  }
+  return absl::InvalidArgumentError("no command: " + line);
 }
 
 absl::Status Run(const Flags& flags) {
   GMA_ASSIGN_OR_RETURN(const ModelDir model, ModelDir::Open(flags.model, {}));
+  const Clock::time_point start = Clock::now();
   GMA_ASSIGN_OR_RETURN(const std::unique_ptr<CompiledDecoder> decoder,
                        CompiledDecoder::Load(model, flags.decoder));
+  const double load_seconds = SecondsSince(start);
   GMA_ASSIGN_OR_RETURN(const std::unique_ptr<StatePool> pool,
-                       StatePool::Create(decoder->state_layout(), 64));
-  std::printf("model %.12s, %lld parameters, weights %s, threads %d (0: all)\n",
-              model.fingerprint().c_str(), static_cast<long long>(model.parameter_count()),
-              flags.decoder.weights.c_str(), flags.decoder.threads);
-  std::printf("%-12s %4s %8s %8s %10s %10s\n", "", "rows", "tok/s", "mean", "ms/step", "cpu ms");
-  for (const int32_t rows : {1, 8, 32, 64}) {
-    GMA_RETURN_IF_ERROR(Measure("decode", *decoder, *pool, rows, 1, flags.seconds));
+                       StatePool::Create(decoder->state_layout(), kMaxRows + 8));
+  const ModelConfig& config = model.config();
+  const int64_t embedding = int64_t{config.vocab_size} * config.hidden_size;
+  const int64_t layers = model.parameter_count() - embedding * (config.tie_word_embeddings ? 1 : 2);
+  Print({{"fingerprint", model.fingerprint()},
+         {"decoder", flags.decoder.decoder},
+         {"weights", flags.decoder.weights},
+         {"threads", flags.decoder.threads},
+         {"load_seconds", load_seconds},
+         {"layer_parameters", layers},
+         {"head_parameters", embedding},
+         {"weight_bytes", decoder->weight_bytes()},
+         {"row_bytes", pool->row_bytes()},
+         {"state_traffic_bytes", StateTraffic(config, decoder->state_layout())}});
+  Bench bench(*decoder, *pool);
+  for (std::string line; std::getline(std::cin, line);) {
+    const absl::StatusOr<Json> answer = Answer(bench, line);
+    Print(answer.ok() ? *answer : Json{{"error", std::string(answer.status().message())}});
   }
-  return Measure("prefill 512", *decoder, *pool, 1, 512, flags.seconds);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -110,8 +279,9 @@ int main(int argc, char** argv) {
   gma::Flags flags;
   if (!gma::ParseFlags(argc, argv, flags)) {
     std::fprintf(stderr,
-                 "usage: step_bench MODEL_DIRECTORY [--weights=f32|bf16] [--threads=N] "
-                 "[--seconds=S]\n");
+                 "usage: step_bench MODEL_DIRECTORY [--decoder=cpu|reference] "
+                 "[--weights=f32|bf16|int8|int4] [--threads=N], then commands on standard "
+                 "input\n");
     return 2;
   }
   const absl::Status status = gma::Run(flags);

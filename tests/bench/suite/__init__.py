@@ -1,0 +1,1 @@
+"""Modules of tools/bench; tests/bench/bench.py is the program."""
