@@ -169,27 +169,27 @@ HWY_INLINE FloatVec FoldParts(const float* from) {
   return x.part[0];
 }
 
+// Lane i of the result is the sum over lanes of vector i * kStep of `partial`, added up as far as
+// kStep allows. Depth first: five registers at a time, not sixteen.
+template <size_t kStep>
+HWY_INLINE FloatVec Merged(const float* partial) {
+  if constexpr (kStep == kNative) {
+    return FoldParts(partial);
+  } else {
+    const FloatVec a = Merged<2 * kStep>(partial);
+    const FloatVec b = Merged<2 * kStep>(partial + kStep * kWide);
+    if constexpr (kStep == 8) return MergeHalves(a, b);
+    if constexpr (kStep == 4) return MergeBlocks(a, b);
+    if constexpr (kStep == 2) return MergePairs(a, b);
+    return MergeLanes(a, b);
+  }
+}
+
 // sums[i] = SumOfLanes of vector i of partial [16, 16]. Equal bits to sixteen calls of SumOfLanes.
 HWY_INLINE void SumsOfLanes(const float* partial, float* sums) {
   GMA_UNROLL
   for (size_t begin = 0; begin < kWide; begin += kNative) {
-    FloatVec x[kNative];
-    GMA_UNROLL
-    for (size_t i = 0; i < kNative; ++i) x[i] = FoldParts(partial + (begin + i) * kWide);
-    if constexpr (kNative == 16) {
-      GMA_UNROLL
-      for (size_t i = 0; i < 8; ++i) x[i] = MergeHalves(x[i], x[i + 8]);
-    }
-    if constexpr (kNative >= 8) {
-      GMA_UNROLL
-      for (size_t i = 0; i < 4; ++i) x[i] = MergeBlocks(x[i], x[i + 4]);
-    }
-    if constexpr (kNative >= 4) {
-      GMA_UNROLL
-      for (size_t i = 0; i < 2; ++i) x[i] = MergePairs(x[i], x[i + 2]);
-      x[0] = MergeLanes(x[0], x[1]);
-    }
-    hn::StoreU(x[0], FloatTag(), sums + begin);
+    hn::StoreU(Merged<1>(partial + begin * kWide), FloatTag(), sums + begin);
   }
 }
 

@@ -17,6 +17,9 @@ namespace gma::cpu::HWY_NAMESPACE {
 
 constexpr size_t kMaxGroup = 4;  // query heads that share a pass
 
+// The structs below go by value: behind a reference, each store of a vector would have the compiler
+// load them again.
+
 // Rows of the state: numbers of row i start at base + i * stride; not padded.
 struct Rows {
   float* base;
@@ -66,55 +69,75 @@ HWY_INLINE Wide UpdatedMean(float* mean, float* rest, const float* content, cons
   return now;
 }
 
-template <bool kTail>
-HWY_INLINE Wide Updated(bool writes, float* mean, float* rest, const float* content,
-                        const Wide& step, size_t count) {
-  if (writes) return UpdatedMean<kTail>(mean, rest, content, step, count);
-  return kTail ? LoadFirst(mean, count) : Load(mean);
+// A row on its way through a pass.
+struct Row {
+  float* mean;
+  float* rest;           // null without compensation
+  const float* content;  // of the update
+  Wide step;
+};
+
+// Chunk of sixteen channels from `channel` on, updated if kWrites.
+template <bool kWrites, bool kTail>
+HWY_INLINE Wide Chunk(const Row& row, size_t channel, size_t count) {
+  if constexpr (kWrites) {
+    return UpdatedMean<kTail>(row.mean + channel,
+                              row.rest == nullptr ? nullptr : row.rest + channel,
+                              row.content + channel, row.step, count);
+  }
+  return kTail ? LoadFirst(row.mean + channel, count) : Load(row.mean + channel);
+}
+
+// sum_j += kChunks chunks of the row times those of query j, lane by lane.
+template <size_t kHeads, size_t kChunks, bool kWrites, bool kTail>
+HWY_INLINE void AddProducts(const Row& row, size_t channel, size_t count, HeadRows query,
+                            Wide* sum) {
+  GMA_UNROLL
+  for (size_t c = 0; c < kChunks; ++c) {
+    const size_t i = channel + c * kWide;
+    const Wide x = Chunk<kWrites, kTail>(row, i, count);
+    GMA_UNROLL
+    for (size_t j = 0; j < kHeads; ++j) {
+      sum[j] = MulAdd(x, Load(query.base + j * query.stride + i), sum[j]);
+    }
+  }
 }
 
 // Products of one row with kHeads queries, summed into 16 lanes each; head j's go to
 // partial + j * 256.
-template <size_t kHeads>
-HWY_INLINE void RowProducts(float* row, float* rest, const float* content, bool writes, float step,
-                            size_t width, const HeadRows& query, float* partial) {
-  const Wide wide_step = Broadcast(step);
+template <size_t kHeads, bool kWrites>
+HWY_INLINE void RowProducts(const Row& row, size_t width, HeadRows query, float* partial) {
   Wide sum[kHeads];
   GMA_UNROLL
   for (size_t j = 0; j < kHeads; ++j) sum[j] = Broadcast(0);
   size_t i = 0;
+  for (; i + 4 * kWide <= width; i += 4 * kWide) {
+    AddProducts<kHeads, 4, kWrites, false>(row, i, 0, query, sum);
+  }
   for (; i + kWide <= width; i += kWide) {
-    const Wide x = Updated<false>(writes, row + i, rest == nullptr ? nullptr : rest + i,
-                                  content + i, wide_step, kWide);
-    GMA_UNROLL
-    for (size_t j = 0; j < kHeads; ++j) {
-      sum[j] = MulAdd(x, Load(query.base + j * query.stride + i), sum[j]);
-    }
+    AddProducts<kHeads, 1, kWrites, false>(row, i, 0, query, sum);
   }
-  if (i < width) {
-    const Wide x = Updated<true>(writes, row + i, rest == nullptr ? nullptr : rest + i, content + i,
-                                 wide_step, width - i);
-    GMA_UNROLL
-    for (size_t j = 0; j < kHeads; ++j) {
-      sum[j] = MulAdd(x, Load(query.base + j * query.stride + i), sum[j]);
-    }
-  }
+  if (i < width) AddProducts<kHeads, 1, kWrites, true>(row, i, width - i, query, sum);
   GMA_UNROLL
   for (size_t j = 0; j < kHeads; ++j) Store(sum[j], partial + j * kWide * kWide);
 }
 
 // dots_j[i] = <row i, query j>; dots of rows behind the last, up to a multiple of 16, are 0.
 template <size_t kHeads>
-void DotRows(const Rows& rows, const RowUpdate& update, size_t width, const HeadRows& query,
-             float* partial, float* dots, size_t dots_stride) {
+void DotRows(Rows rows, RowUpdate update, size_t width, HeadRows query, float* partial, float* dots,
+             size_t dots_stride) {
   for (size_t begin = 0; begin < rows.count; begin += kWide) {
     const size_t count = std::min(kWide, rows.count - begin);
     for (size_t i = 0; i < count; ++i) {
       const size_t row = begin + i;
-      const float step = update.step == nullptr ? 0.0f : update.step[row];
-      float* rest = update.rest == nullptr ? nullptr : update.rest + row * rows.stride;
-      RowProducts<kHeads>(rows.base + row * rows.stride, rest, update.content, step != 0, step,
-                          width, query, partial + i * kWide);
+      float* mean = rows.base + row * rows.stride;
+      if (update.step != nullptr && update.step[row] != 0) {
+        float* rest = update.rest == nullptr ? nullptr : update.rest + row * rows.stride;
+        RowProducts<kHeads, true>({mean, rest, update.content, Broadcast(update.step[row])}, width,
+                                  query, partial + i * kWide);
+      } else {
+        RowProducts<kHeads, false>({mean, nullptr, nullptr, {}}, width, query, partial + i * kWide);
+      }
     }
     for (size_t i = count; i < kWide; ++i) {
       for (size_t j = 0; j < kHeads; ++j) Store(Broadcast(0), partial + (j * kWide + i) * kWide);
@@ -125,19 +148,16 @@ void DotRows(const Rows& rows, const RowUpdate& update, size_t width, const Head
   }
 }
 
-// Adds row's chunks, times each head's weight, to `sum` [kHeads, kChunks].
-template <size_t kHeads, size_t kChunks, bool kTail>
-HWY_INLINE void AddRow(float* row, float* rest, const float* content, bool writes, float step,
-                       size_t tail, const float* weight, size_t weight_stride, Wide* sum) {
-  const Wide wide_step = Broadcast(step);
+// sum [kHeads, kChunks] += the row's chunks times each head's weight.
+template <size_t kHeads, size_t kChunks, bool kWrites, bool kTail>
+HWY_INLINE void AddRow(const Row& row, size_t channel, size_t tail, const float* weight,
+                       size_t weight_stride, Wide* sum) {
   Wide w[kHeads];
   GMA_UNROLL
   for (size_t j = 0; j < kHeads; ++j) w[j] = Broadcast(weight[j * weight_stride]);
   GMA_UNROLL
   for (size_t c = 0; c < kChunks; ++c) {
-    const Wide x =
-        Updated<kTail>(writes, row + c * kWide, rest == nullptr ? nullptr : rest + c * kWide,
-                       content + c * kWide, wide_step, tail);
+    const Wide x = Chunk<kWrites, kTail>(row, channel + c * kWide, tail);
     GMA_UNROLL
     for (size_t j = 0; j < kHeads; ++j) {
       sum[j * kChunks + c] = MulAdd(w[j], x, sum[j * kChunks + c]);
@@ -148,28 +168,26 @@ HWY_INLINE void AddRow(float* row, float* rest, const float* content, bool write
 // Channels from `channel` on, kChunks * 16 of them (`tail` with kTail), of the sum over slots and
 // window entries of weight * row.
 template <size_t kHeads, size_t kChunks, bool kTail>
-void SumChunks(const Rows& slots, const RowUpdate& update, const Rows& near, size_t channel,
-               size_t tail, const HeadRows& weight, size_t near_begin, const HeadRows& out) {
+void SumChunks(Rows slots, RowUpdate update, Rows near, size_t channel, size_t tail,
+               HeadRows weight, size_t near_begin, HeadRows out) {
   Wide sum[kHeads * kChunks];
   GMA_UNROLL
   for (size_t i = 0; i < kHeads * kChunks; ++i) sum[i] = Broadcast(0);
   for (size_t i = 0; i < slots.count; ++i) {
-    const size_t begin = i * slots.stride + channel;
-    const float step = update.step == nullptr ? 0.0f : update.step[i];
-    float* rest = update.rest == nullptr ? nullptr : update.rest + begin;
-    const float* content = update.content + channel;
-    if (step != 0) {
-      AddRow<kHeads, kChunks, kTail>(slots.base + begin, rest, content, true, step, tail,
-                                     weight.base + i, weight.stride, sum);
+    float* mean = slots.base + i * slots.stride;
+    if (update.step != nullptr && update.step[i] != 0) {
+      float* rest = update.rest == nullptr ? nullptr : update.rest + i * slots.stride;
+      AddRow<kHeads, kChunks, true, kTail>({mean, rest, update.content, Broadcast(update.step[i])},
+                                           channel, tail, weight.base + i, weight.stride, sum);
     } else {
-      AddRow<kHeads, kChunks, kTail>(slots.base + begin, rest, content, false, 0, tail,
-                                     weight.base + i, weight.stride, sum);
+      AddRow<kHeads, kChunks, false, kTail>({mean, nullptr, nullptr, {}}, channel, tail,
+                                            weight.base + i, weight.stride, sum);
     }
   }
   for (size_t i = 0; i < near.count; ++i) {
-    AddRow<kHeads, kChunks, kTail>(near.base + i * near.stride + channel, nullptr, update.content,
-                                   false, 0, tail, weight.base + near_begin + i, weight.stride,
-                                   sum);
+    AddRow<kHeads, kChunks, false, kTail>({near.base + i * near.stride, nullptr, nullptr, {}},
+                                          channel, tail, weight.base + near_begin + i,
+                                          weight.stride, sum);
   }
   GMA_UNROLL
   for (size_t j = 0; j < kHeads; ++j) {
@@ -191,8 +209,8 @@ constexpr size_t MaxChunks() {
 // out_j = sum over slots and window entries of weight_j * row, without normalisation.
 // Weights of window entries start at weight + near_begin.
 template <size_t kHeads>
-void SumRows(const Rows& slots, const RowUpdate& update, const Rows& near, size_t width,
-             const HeadRows& weight, size_t near_begin, const HeadRows& out) {
+void SumRows(Rows slots, RowUpdate update, Rows near, size_t width, HeadRows weight,
+             size_t near_begin, HeadRows out) {
   constexpr size_t kMax = MaxChunks<kHeads>();
   size_t channel = 0;
   for (; channel + kMax * kWide <= width; channel += kMax * kWide) {

@@ -78,6 +78,12 @@ class CaseMixer {
     mixer.Build(options.compensated);
   }
 
+  // Projections of tokens side by side, as the decoder has them; `tokens` lacks `out`.
+  struct PackedTokens {
+    std::vector<float> projected, cos, sin, log_decay;
+    cpu::MixerTokens tokens{};
+  };
+
   int64_t out_width() const {
     return static_cast<int64_t>(mixer.constants.heads) * mixer.constants.head_dim;
   }
@@ -116,14 +122,7 @@ class CaseMixer {
     return numbers;
   }
 
-  TestMixer mixer;
-
- private:
-  struct PackedTokens {
-    std::vector<float> projected, cos, sin, log_decay;
-    cpu::MixerTokens tokens{};
-  };
-
+  // tokens[begin, end) at the position of the mixer.
   PackedTokens Pack(const std::vector<TestToken>& tokens, size_t begin, size_t end) const {
     const MixerConstants& c = mixer.constants;
     constexpr int64_t kAbsent = cpu::MixerTokens::kAbsent;
@@ -160,6 +159,9 @@ class CaseMixer {
     return packed;
   }
 
+  TestMixer mixer;
+
+ private:
   bool has_qk_;
   std::vector<float> norm_;
 };
