@@ -1,0 +1,137 @@
+// Perplexity of a text under a decoder and a format of weights: what quantising costs. The tokens
+// are cut into --rows streams of equal length, which run side by side from an empty state each, one
+// token a step; the same streams whatever the format.
+//   perplexity MODEL_DIRECTORY TEXT_FILE [--decoder=cpu|reference] [--weights=f32|bf16|int8|int4]
+//              [--threads=N] [--rows=N] [--tokens=N]
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/mapped_file.h"
+#include "base/status_macros.h"
+#include "model/checkpoint/model_dir.h"
+#include "model/decoder/compiled_decoder.h"
+#include "model/decoder/parallel.h"
+#include "model/state/state_pool.h"
+#include "model/tokenizer/tokenizer.h"
+
+namespace gma {
+namespace {
+
+constexpr size_t kMaxTextBytes = size_t{1} << 30;
+
+struct Flags {
+  std::string model, text;
+  DecoderOptions decoder;
+  int64_t rows = 32;
+  int64_t tokens = 0;  // at most so many of the text's; 0: all
+};
+
+bool ParseFlags(int argc, char** argv, Flags& flags) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view flag = argv[i];
+    if (flag.starts_with("--decoder=")) {
+      flags.decoder.decoder = flag.substr(10);
+    } else if (flag.starts_with("--weights=")) {
+      flags.decoder.weights = flag.substr(10);
+    } else if (flag.starts_with("--threads=")) {
+      flags.decoder.threads = std::atoi(argv[i] + 10);
+    } else if (flag.starts_with("--rows=")) {
+      flags.rows = std::atoi(argv[i] + 7);
+    } else if (flag.starts_with("--tokens=")) {
+      flags.tokens = std::atoll(argv[i] + 9);
+    } else if (flag.starts_with("--")) {
+      return false;
+    } else {
+      (flags.model.empty() ? flags.model : flags.text) = flag;
+    }
+  }
+  return !flags.text.empty() && flags.rows >= 1 && flags.rows <= 512 && flags.tokens >= 0;
+}
+
+// -log p of `token` under the logits.
+double Loss(absl::Span<const float> logits, int32_t token) {
+  const float top = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit - top));
+  return std::log(sum) + top - logits[static_cast<size_t>(token)];
+}
+
+absl::StatusOr<std::vector<int32_t>> TokensOf(const Flags& flags) {
+  GMA_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(flags.model));
+  GMA_ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.text, kMaxTextBytes));
+  std::vector<int32_t> tokens = tokenizer->EncodeText(text);
+  if (flags.tokens > 0 && static_cast<int64_t>(tokens.size()) > flags.tokens) {
+    tokens.resize(static_cast<size_t>(flags.tokens));
+  }
+  if (static_cast<int64_t>(tokens.size()) < 2 * flags.rows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the text has ", tokens.size(), " tokens; --rows=", flags.rows, " needs ",
+                     2 * flags.rows, " at least"));
+  }
+  return tokens;
+}
+
+absl::Status Run(const Flags& flags) {
+  GMA_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, TokensOf(flags));
+  GMA_ASSIGN_OR_RETURN(const ModelDir model, ModelDir::Open(flags.model, {}));
+  DecoderOptions options = flags.decoder;
+  options.max_batch_rows = static_cast<int32_t>(flags.rows);
+  options.max_step_tokens = options.max_batch_rows;
+  GMA_ASSIGN_OR_RETURN(const std::unique_ptr<CompiledDecoder> decoder,
+                       CompiledDecoder::Load(model, options));
+  GMA_ASSIGN_OR_RETURN(const std::unique_ptr<StatePool> pool,
+                       StatePool::Create(decoder->state_layout(), options.max_batch_rows));
+  const size_t rows = static_cast<size_t>(flags.rows), length = tokens.size() / rows;
+  std::vector<StateRow> leases;
+  for (size_t row = 0; row < rows; ++row) {
+    GMA_ASSIGN_OR_RETURN(StateRow lease, pool->Acquire());
+    leases.push_back(std::move(lease));
+  }
+  const size_t vocab = static_cast<size_t>(decoder->vocab_size());
+  std::vector<float> logits(rows * vocab);
+  std::vector<StepRow> batch(rows);
+  double loss = 0;
+  for (size_t t = 0; t + 1 < length; ++t) {
+    for (size_t row = 0; row < rows; ++row) {
+      batch[row] = {leases[row].index(), absl::MakeConstSpan(&tokens[row * length + t], 1), true};
+    }
+    GMA_RETURN_IF_ERROR(decoder->Step({batch}, *pool, absl::MakeSpan(logits)));
+    for (size_t row = 0; row < rows; ++row) {
+      loss += Loss(absl::MakeConstSpan(logits).subspan(row * vocab, vocab),
+                   tokens[row * length + t + 1]);
+    }
+    if (t % 50 == 0) std::fprintf(stderr, "\r%zu of %zu tokens a stream", t, length);
+  }
+  const double count = static_cast<double>(rows * (length - 1));
+  std::fprintf(stderr, "\r");
+  std::printf("%s %s: perplexity %.4f over %.0f tokens, %zu streams of %zu\n",
+              options.decoder.c_str(), options.weights.c_str(), std::exp(loss / count), count, rows,
+              length);
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace gma
+
+int main(int argc, char** argv) {
+  gma::LetComputeThreadsSleep(argv);
+  gma::Flags flags;
+  if (!gma::ParseFlags(argc, argv, flags)) {
+    std::fprintf(stderr,
+                 "usage: perplexity MODEL_DIRECTORY TEXT_FILE [--decoder=cpu|reference] "
+                 "[--weights=f32|bf16|int8|int4] [--threads=N] [--rows=1..512] [--tokens=N]\n");
+    return 2;
+  }
+  const absl::Status status = gma::Run(flags);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "perplexity: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
