@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -66,6 +67,16 @@ def measure(lab: Lab, tasks: list[Task]) -> tuple[list[Cell], list[dict[str, str
     return cells, missing
 
 
+def command(flags: argparse.Namespace) -> str:
+    """What makes this run again."""
+    words = ["tools/bench"] + (["--quick"] if flags.quick else [])
+    words += [f"--only='{flags.only}'"] if flags.only else []
+    words += [f"--weights={flags.weights}"] if flags.weights != "int8" else []
+    words += [f"--decoder={flags.decoder}"] if flags.decoder else []
+    words += ["--no_peer"] if flags.peer_python is None else []
+    return " ".join(words)
+
+
 def fingerprint(lab: Lab) -> str:
     """Of the model, as step_bench says it."""
     try:
@@ -95,12 +106,13 @@ def main() -> int:
     if "machine" in chosen and len(chosen) > 1:
         tasks += step_cells.machine(lab, "after")
     bar.set_weights([task.seconds * (1 if flags.quick else 4) for task in tasks])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the programs too
     start = time.monotonic()
     result: dict[str, Any] = {
         "machine": report.machine(),
         "commit": report.commit(),
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["tools/bench", *(["--quick"] if flags.quick else [])]),
+        "command": command(flags),
         "model": fingerprint(lab),
     }
     try:

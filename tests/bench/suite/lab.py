@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from suite.sampling import Sampler, Side
 from suite.workers import Worker
 
 ROOT = Path(__file__).resolve().parents[3]
-BIN = ROOT / "build" / "release" / "bin"
+BIN = Path(os.environ.get("GMA_BUILD_DIR", ROOT / "build" / "release")) / "bin"
 PEER_WORKER = Path(__file__).with_name("peer_worker.py")
 # The format of the peer that has the same bits. float32 has none in the package's precision.
 PEER_FORMATS = {"f32": "F16", "bf16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
