@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from suite import report, serve_cells, step_cells
+from suite import kernel_cells, report, serve_cells, step_cells
 from suite.cells import Cell
 from suite.lab import BITS, ROOT, Lab, Missing, Options, Task
 from suite.progress import Bar
@@ -21,6 +21,7 @@ from suite.workers import WorkerError
 # In order of measuring. The machine stands first and last: it moves.
 GROUPS: dict[str, Callable[[Lab], Iterator[Task]]] = {
     "machine": step_cells.machine,
+    "kernel": kernel_cells.kernels,
     "share": step_cells.bandwidth_shares,
     "batch1": step_cells.batch_one,
     "batch": step_cells.batches,

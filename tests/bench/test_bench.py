@@ -98,12 +98,13 @@ def test_step_bench_answers_commands_and_refusals():
 def test_a_short_run_writes_what_it_prints(tmp_path):
     out = tmp_path / "bench.json"
     program = [sys.executable, ROOT / "tests" / "bench" / "bench.py"]
-    flags = ["--quick", "--model", TINY, "--only", "first_token|idle", "--json", out]
+    flags = ["--quick", "--model", TINY, "--only", "kernel|first_token|idle", "--json", out]
     run = subprocess.run([*program, *flags], capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     result = json.loads(out.read_text())
     assert result["missing"] == []
     cells = {made["name"]: made for made in result["cells"]}
+    assert cells["mixer, window 64, prefill"]["ratio"] > 1
     assert cells["resident bytes of an idle session"]["ratio"] > 0.5
     assert all(made["ours"] > 0 and made["name"] in run.stdout for made in cells.values())
     assert cells["first token, prompt of 16, int8, 2 threads"]["gate"] == 60
