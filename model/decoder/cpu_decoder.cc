@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -80,8 +81,13 @@ class CpuDecoder final : public CompiledDecoder {
             absl::FunctionRef<int64_t(int64_t)> token_of);
   void Mix(int32_t n);
   void SumGroups(const Activations& activations);
-  void Product(const cpu::PackedMatrix& weights, cpu::ProductUse use, const Activations& input,
-               int64_t tokens, float* out, int64_t out_stride);
+  // Products of one input with one matrix or several.
+  struct Linear {
+    const cpu::PackedMatrix* weights;
+    float* out;
+  };
+  void Product(std::initializer_list<Linear> linears, cpu::ProductUse use, const Activations& input,
+               int64_t tokens, int64_t out_stride);
   uint8_t* scratch(int32_t thread) const { return scratch_.get() + thread * scratch_bytes_; }
 
   const ModelConfig config_;
@@ -180,22 +186,30 @@ void CpuDecoder::SumGroups(const Activations& activations) {
   });
 }
 
-void CpuDecoder::Product(const cpu::PackedMatrix& weights, cpu::ProductUse use,
-                         const Activations& input, int64_t tokens, float* out, int64_t out_stride) {
-  const cpu::ProductArgs args = {.weights = &weights,
-                                 .use = use,
-                                 .tokens = tokens,
-                                 .x = input.data.get(),
-                                 .x_stride = input.stride,
-                                 .x_sums = input.sums.get(),
-                                 .y = out,
-                                 .y_stride = out_stride};
+void CpuDecoder::Product(std::initializer_list<Linear> linears, cpu::ProductUse use,
+                         const Activations& input, int64_t tokens, int64_t out_stride) {
   const int64_t unit = use == cpu::ProductUse::kSwiGlu ? 2 : 1;  // panels that go together
-  const int64_t units = weights.panels() / unit;
+  int64_t units = 0;
+  for (const Linear& linear : linears) units += linear.weights->panels() / unit;
   const int64_t each = std::max<int64_t>(1, units / (kItemsPerThread * pool_.threads()));
   pool_.Run((units + each - 1) / each, [&](int64_t item, int32_t thread) {
-    cpu::PanelProduct(args, item * each * unit, std::min((item + 1) * each, units) * unit,
-                      scratch(thread));
+    int64_t begin = item * each, end = std::min((item + 1) * each, units);
+    for (const Linear& linear : linears) {
+      const int64_t count = linear.weights->panels() / unit;
+      if (begin < std::min(end, count)) {
+        cpu::PanelProduct({.weights = linear.weights,
+                           .use = use,
+                           .tokens = tokens,
+                           .x = input.data.get(),
+                           .x_stride = input.stride,
+                           .x_sums = input.sums.get(),
+                           .y = linear.out,
+                           .y_stride = out_stride},
+                          begin * unit, std::min(end, count) * unit, scratch(thread));
+      }
+      begin = std::max<int64_t>(begin - count, 0);
+      end -= count;
+    }
   });
 }
 
@@ -244,16 +258,18 @@ void CpuDecoder::RunLayer(int32_t n) {
   const int64_t tokens = static_cast<int64_t>(flat_.tokens().size());
   const auto same = [](int64_t token) { return token; };
   Norm(layer.input_norm, tokens, same);
-  Product(layer.input_proj, cpu::ProductUse::kStore, normed_, tokens, projected_.data.get(),
-          projected_.stride);
+  float* projected = projected_.data.get();
+  Product(
+      {{&layer.routing_proj, projected}, {&layer.content_proj, projected + layer.columns.routing}},
+      cpu::ProductUse::kStore, normed_, tokens, projected_.stride);
   Mix(n);
   SumGroups(mixed_);
-  Product(layer.o_proj, cpu::ProductUse::kAdd, mixed_, tokens, x_.data.get(), x_.stride);
+  Product({{&layer.o_proj, x_.data.get()}}, cpu::ProductUse::kAdd, mixed_, tokens, x_.stride);
   Norm(layer.post_norm, tokens, same);
-  Product(layer.gate_up, cpu::ProductUse::kSwiGlu, normed_, tokens, hidden_.data.get(),
+  Product({{&layer.gate_up, hidden_.data.get()}}, cpu::ProductUse::kSwiGlu, normed_, tokens,
           hidden_.stride);
   SumGroups(hidden_);
-  Product(layer.down, cpu::ProductUse::kAdd, hidden_, tokens, x_.data.get(), x_.stride);
+  Product({{&layer.down, x_.data.get()}}, cpu::ProductUse::kAdd, hidden_, tokens, x_.stride);
 }
 
 absl::Status CpuDecoder::Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) {
@@ -267,7 +283,7 @@ absl::Status CpuDecoder::Step(const StepBatch& batch, StatePool& pool, absl::Spa
     const int64_t count = static_cast<int64_t>(wanted.size());
     Norm(weights_.final_norm, count,
          [&wanted](int64_t i) { return wanted[static_cast<size_t>(i)]; });
-    Product(weights_.head, cpu::ProductUse::kStore, normed_, count, logits.data(),
+    Product({{&weights_.head, logits.data()}}, cpu::ProductUse::kStore, normed_, count,
             config_.vocab_size);
   }
   flat_.AdvancePositions();

@@ -89,8 +89,10 @@ class Packer {
 size_t CpuWeights::bytes() const {
   size_t sum = embedding.bytes() + head.bytes();
   for (const CpuLayerWeights& layer : layers) {
-    sum += layer.input_proj.bytes() + layer.o_proj.bytes() + layer.gate_up.bytes() +
-           layer.down.bytes();
+    for (const cpu::PackedMatrix* matrix :
+         {&layer.routing_proj, &layer.content_proj, &layer.o_proj, &layer.gate_up, &layer.down}) {
+      sum += matrix->bytes();
+    }
   }
   return sum;
 }
@@ -98,11 +100,13 @@ size_t CpuWeights::bytes() const {
 CpuWeights LoadCpuWeights(const ModelDir& model, cpu::WeightFormat format, ThreadPool& pool) {
   const ModelConfig& config = model.config();
   const Packer packer(model, format, pool);
+  const bool fine = format != cpu::WeightFormat::kInt4;
+  const Packer finer(model, fine ? format : cpu::WeightFormat::kInt8, pool);
   const int64_t d = config.hidden_size, f = config.intermediate_size;
   CpuWeights weights;
   const std::string embedding = "model.embed_tokens.weight";
-  if (!config.tie_word_embeddings) weights.embedding = packer.Stack({embedding}, d);
-  weights.head = packer.Stack({config.tie_word_embeddings ? embedding : "lm_head.weight"}, d);
+  if (!config.tie_word_embeddings) weights.embedding = finer.Stack({embedding}, d);
+  weights.head = finer.Stack({config.tie_word_embeddings ? embedding : "lm_head.weight"}, d);
   weights.final_norm = packer.Vector("model.norm.weight");
   for (int32_t n = 0; n < config.num_layers; ++n) {
     const std::string prefix = absl::StrCat("model.layers.", n, ".");
@@ -110,11 +114,12 @@ CpuWeights LoadCpuWeights(const ModelDir& model, cpu::WeightFormat format, Threa
     layer.input_norm = packer.Vector(prefix + "input_layernorm.weight");
     layer.post_norm = packer.Vector(prefix + "post_attention_layernorm.weight");
     layer.columns = InputColumnsOf(config, config.layers[n]);
-    std::vector<std::string> projections;
-    for (const std::string& name : layer.columns.tensors) {
-      projections.push_back(absl::StrCat(prefix, "mixer.", name));
-    }
-    layer.input_proj = packer.Stack(projections, d);
+    const auto projections = [&prefix](std::vector<std::string> names) {
+      for (std::string& name : names) name = absl::StrCat(prefix, "mixer.", name);
+      return names;
+    };
+    layer.routing_proj = finer.Stack(projections(layer.columns.routing_tensors), d);
+    layer.content_proj = packer.Stack(projections(layer.columns.content_tensors), d);
     layer.o_proj = packer.Stack({prefix + "mixer.o_proj.weight"},
                                 int64_t{config.num_attention_heads} * config.head_dim);
     layer.gate_up =

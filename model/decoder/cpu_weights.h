@@ -16,10 +16,11 @@ namespace gma {
 struct CpuLayerWeights {
   std::vector<float> input_norm, post_norm;  // [d]
   InputColumns columns;
-  cpu::PackedMatrix input_proj;  // [columns.total, d]: every projection of the normed input
-  cpu::PackedMatrix o_proj;      // [d, H v]
-  cpu::PackedMatrix gate_up;     // panels of gate_proj and up_proj in turn, [2 * padded f, d]
-  cpu::PackedMatrix down;        // [d, f]
+  // Projections of the normed input: [columns.routing, d], [columns.total - columns.routing, d].
+  cpu::PackedMatrix routing_proj, content_proj;
+  cpu::PackedMatrix o_proj;   // [d, H v]
+  cpu::PackedMatrix gate_up;  // panels of gate_proj and up_proj in turn, [2 * padded f, d]
+  cpu::PackedMatrix down;     // [d, f]
 };
 
 // Move-only. THREADS: immutable once loaded.
@@ -33,6 +34,8 @@ struct CpuWeights {
   size_t bytes() const;
 };
 
+// Matrices become `format`; with int4 the embedding, the head and the routing projections int8:
+// their steps are what would cost accuracy (docs/BENCHMARKS.md).
 CpuWeights LoadCpuWeights(const ModelDir& model, cpu::WeightFormat format, ThreadPool& pool);
 
 }  // namespace gma

@@ -25,8 +25,10 @@ at::Tensor AsTensor(const TensorView& view, at::ScalarType type) {
 at::Tensor StackInputProjections(const ModelDir& model, const std::string& prefix,
                                  const InputColumns& columns, at::ScalarType type) {
   std::vector<at::Tensor> parts;
-  for (const std::string& name : columns.tensors) {
-    parts.push_back(AsTensor(model.tensor(absl::StrCat(prefix, "mixer.", name)), type));
+  for (const auto* names : {&columns.routing_tensors, &columns.content_tensors}) {
+    for (const std::string& name : *names) {
+      parts.push_back(AsTensor(model.tensor(absl::StrCat(prefix, "mixer.", name)), type));
+    }
   }
   return at::cat(parts);
 }
