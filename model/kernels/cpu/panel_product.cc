@@ -132,7 +132,9 @@ class PanelSums {
 void SwiGlu(const float* up, int64_t count, float* gate) {
   for (int64_t i = 0; i < count; i += kWidth) {
     const VF g = hn::LoadU(df, gate + i);
-    const VF divisor = hn::Add(hn::Set(df, 1.0f), hn::Exp(df, hn::Neg(g)));
+    // Exp is good up to 104, and e^88 is large enough.
+    const VF minus = hn::Min(hn::Neg(g), hn::Set(df, 88.0f));
+    const VF divisor = hn::Add(hn::Set(df, 1.0f), hn::Exp(df, minus));
     hn::StoreU(hn::Div(hn::Mul(g, hn::LoadU(df, up + i)), divisor), df, gate + i);
   }
 }

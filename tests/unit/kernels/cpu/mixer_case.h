@@ -10,39 +10,12 @@
 #include <vector>
 
 #include "hwy/aligned_allocator.h"
-#include "hwy/targets.h"
 #include "model/kernels/cpu/mixer.h"
 #include "model/kernels/reference/mixer_head.h"
+#include "tests/unit/kernels/cpu/targets.h"
 #include "tests/unit/kernels/test_mixer.h"
 
 namespace gma::testing {
-
-// Instruction sets the kernel is compiled for and this CPU has, best first.
-inline std::vector<int64_t> Targets() {
-  std::vector<int64_t> targets;
-#if HWY_ARCH_X86
-  for (const int64_t target : {HWY_AVX3, HWY_AVX2, HWY_SSE4}) {
-    if ((hwy::SupportedTargets() & target) != 0) targets.push_back(target);
-  }
-#elif HWY_ARCH_ARM
-  targets.push_back(HWY_NEON);
-#endif
-  targets.push_back(HWY_SCALAR);
-  return targets;
-}
-
-// Kernels run on `target` while this lives.
-class ScopedTarget {
- public:
-  explicit ScopedTarget(int64_t target) {
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(target);
-  }
-  ~ScopedTarget() {
-    hwy::SetSupportedTargetsForTest(0);
-    hwy::GetChosenTarget().DeInit();
-  }
-};
 
 struct MixerCase {
   std::string name = {};
