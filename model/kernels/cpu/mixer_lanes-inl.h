@@ -27,8 +27,13 @@ constexpr size_t kNative = hn::MaxLanes(FloatTag());  // lanes of a register
 constexpr size_t kParts = kWide / kNative;
 
 // Loops over parts, heads and chunks have constant counts and must vanish, or their arrays of
-// vectors live in memory.
+// vectors live in memory. Without vectors there is nothing to win but object code.
+#undef GMA_UNROLL
+#if HWY_TARGET == HWY_SCALAR
+#define GMA_UNROLL
+#else
 #define GMA_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 struct Wide {
   FloatVec part[kParts];

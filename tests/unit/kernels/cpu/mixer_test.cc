@@ -124,7 +124,8 @@ double Distance(const std::vector<T>& a, const std::vector<T>& b) {
 
 template <typename T>
 bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 class MixerOptionsTest : public ::testing::TestWithParam<MixerCase> {};
