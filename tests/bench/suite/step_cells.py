@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from suite.cells import Cell, with_threads
 from suite.lab import BITS, PEER_FORMATS, Lab, Missing, Task, shown_command, side
-from suite.sampling import Series
+from suite.sampling import Series, Side
 from suite.workers import Worker
 
 PROMPT = 128  # tokens before the first of a batch cell
@@ -99,20 +100,27 @@ def worst(taken: Mapping[str, Series]) -> float:
     return max(series.foreign for series in taken.values())
 
 
-def better_setting(lab: Lab, request: dict[str, Any], peers: list[tuple[str, Worker]]) -> list[Any]:
-    """Every format with flash attention off and on, once; [title, worker, request] of the best."""
-    trials = []
+def settings_of(
+    lab: Lab, request: dict[str, Any], peers: list[tuple[str, Worker]]
+) -> dict[str, Side]:
+    """Sides of the peer: every format with flash attention off and on; --quick: the best in one
+    trial of each."""
+    sides: dict[str, Side] = {}
     # On CPUs flash attention is the slower one by far once a context is long, and feeding 4096
     # tokens with it takes most of the time that --quick has.
-    settings = (False,) if lab.options.quick and request.get("depth", 0) > 1024 else (False, True)
+    deep = lab.options.quick and request.get("depth", 0) > 1024
     for title, worker in peers:
-        for flash in settings:
-            asked = request | {"flash": flash}
+        for flash in (False,) if deep else (False, True):
             name = f"llama.cpp {title}, flash attention {'on' if flash else 'off'}"
-            lab.bar.note(f"trial: {name}")
-            reading = lab.sampler.read(side(worker, asked, RATE), lab.pids())
-            trials.append((reading.value, [name, worker, asked]))
-    return max(trials, key=lambda trial: trial[0])[1]
+            sides[name] = side(worker, request | {"flash": flash}, RATE)
+    if not lab.options.quick or len(sides) == 1:
+        return sides
+    trials = {}
+    for name, trial in sides.items():
+        lab.bar.note(f"trial: {name}")
+        trials[name] = lab.sampler.read(trial, lab.pids()).value
+    best = max(trials, key=trials.__getitem__)
+    return {best: sides[best]}
 
 
 def beside_peer(
@@ -123,29 +131,27 @@ def beside_peer(
     command: str,
     request: dict[str, Any],
     formats: tuple[str, ...],
-) -> tuple[Cell, dict[str, Series]]:
-    """A cell of ours in turn with the best setting of the peer; without a peer ours alone."""
-    worker = lab.ours(weights, threads)
-    sides = {"ours": side(worker, command, RATE)}
-    peer_name = ""
-    try:
+) -> tuple[Cell, Series]:
+    """A cell of ours in turn with the peer, and our readings; without a peer ours alone."""
+    sides = {"ours": side(lab.ours(weights, threads), command, RATE)}
+    with contextlib.suppress(Missing):
         peers = [(title, lab.peer(title)) for title in formats]
-        peer_name, peer, asked = better_setting(lab, request | {"threads": threads}, peers)
-        sides["peer"] = side(peer, asked, RATE)
-    except Missing:
-        pass
+        sides |= settings_of(lab, request | {"threads": threads}, peers)
     taken = lab.sampler.take_turns(name, sides, lab.pids())
+    ours = taken.pop("ours")
+    best = max(taken, key=lambda title: taken[title].median, default="")
     cell = Cell(
         name=name,
-        ours=taken["ours"].median,
+        ours=ours.median,
         unit="tokens/s",
-        reference=taken["peer"].median if "peer" in taken else None,
-        reference_name=peer_name,
+        reference=taken[best].median if best else None,
+        reference_name=best,
         command=our_command(lab, command, weights, threads),
         bound="llama_decode, the better of flash attention on and off",
-        foreign=worst(taken),
+        foreign=max(ours.foreign, taken[best].foreign) if best else ours.foreign,
+        details={"settings": {title: series.median for title, series in taken.items()}},
     )
-    return cell, taken
+    return cell, ours
 
 
 def decode(lab: Lab, name: str, weights: str, threads: int, rows: int, peer: str) -> list[Cell]:
@@ -191,9 +197,7 @@ def prefill(lab: Lab, threads: int) -> list[Cell]:
     command = f"prefill {count} {lab.seconds}"
     request = {"op": "prefill", "tokens": count, "seconds": lab.seconds}
     name = with_threads(f"prefill 512, {weights}", threads)
-    cell, taken = beside_peer(
-        lab, name, weights, threads, command, request, ("F16", "Q8_0", "Q4_0")
-    )
+    cell, ours = beside_peer(lab, name, weights, threads, command, request, ("F16", "Q8_0", "Q4_0"))
     hello = lab.ours(weights, threads).hello
     # Matrix products alone, and the head for one token only: no more than is done.
     flop = 2 * (hello["layer_parameters"] + hello["head_parameters"] / count)
@@ -201,13 +205,13 @@ def prefill(lab: Lab, threads: int) -> list[Cell]:
     peak = lab.sampler.take_turns("float32 peak", {"probe": fma}, lab.pids())
     share = Cell(
         name=with_threads(f"prefill 512, share of float32 peak, {weights}", threads),
-        ours=flop * taken["ours"].median / 1e9,
+        ours=flop * ours.median / 1e9,
         unit="GFLOP/s",
         reference=peak["probe"].median / 1e9,
         reference_name="float32 multiply-adds",
         command=cell.command,
         bound="float32 peak of the same minute",
-        foreign=max(taken["ours"].foreign, worst(peak)),
+        foreign=max(ours.foreign, worst(peak)),
         details={"flop_per_token": flop},
     )
     return [cell, share]
@@ -230,10 +234,10 @@ def at_depth(lab: Lab, name: str, threads: int, depth: int, room: int) -> list[C
     weights = lab.options.weights
     command = f"depth {depth} 0 {DEPTH_STEPS}"
     request = {"op": "depth", "depth": depth, "room": room, "steps": DEPTH_STEPS}
-    cell, taken = beside_peer(
+    cell, ours = beside_peer(
         lab, name, weights, threads, command, request, (PEER_FORMATS[weights],)
     )
-    cell.details["seconds_over_fresh"] = taken["ours"].detail("seconds_over_base")
+    cell.details["seconds_over_fresh"] = ours.detail("seconds_over_base")
     return [cell]
 
 
