@@ -60,7 +60,7 @@ def measure(lab: Lab, tasks: list[Task]) -> tuple[list[Cell], list[dict[str, str
             missing.append({"name": task.name, "reason": str(error)})
             lab.bar.line(f"{task.name}: not measured: {error}")
             continue
-        except KeyboardInterrupt:  # what was measured is still worth printing
+        except KeyboardInterrupt:
             missing += [{"name": left.name, "reason": "interrupted"} for left in tasks[index:]]
             break
         cells += measured
@@ -107,7 +107,8 @@ def main() -> int:
     if "machine" in chosen and len(chosen) > 1:
         tasks += step_cells.machine(lab, "after")
     bar.set_weights([task.seconds * (1 if flags.quick else 4) for task in tasks])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the programs too
+    for number in (signal.SIGINT, signal.SIGTERM):  # what was measured is printed either way
+        signal.signal(number, signal.default_int_handler)
     start = time.monotonic()
     result: dict[str, Any] = {
         "machine": report.machine(),
