@@ -6,6 +6,7 @@
 // Highway wants what each target compiles behind foreach_target.h.
 #include "hwy/highway.h"
 #include "model/kernels/cpu/mixer_lanes-inl.h"
+#include "model/kernels/cpu/mixer_passes-inl.h"
 #include "model/kernels/cpu/mixer_plan.h"
 #include "model/kernels/cpu/mixer_prepare-inl.h"
 #include "model/kernels/cpu/mixer_rows-inl.h"

@@ -9,6 +9,7 @@
 #define GMA_MODEL_KERNELS_CPU_MIXER_LANES_INL_H_
 #endif
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 
@@ -121,12 +122,7 @@ HWY_INLINE float SumOfLanes(const Wide& x) {
 HWY_INLINE float MaxOfLanes(const Wide& x) {
   HWY_ALIGN float lane[kWide];
   Store(x, lane);
-  for (size_t half = kWide / 2; half > 0; half /= 2) {
-    for (size_t i = 0; i < half; ++i) {
-      if (lane[i + half] > lane[i]) lane[i] = lane[i + half];
-    }
-  }
-  return lane[0];
+  return *std::max_element(lane, lane + kWide);
 }
 
 // The merges below put half of the sums over lanes of a and of b into one register.
