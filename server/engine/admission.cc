@@ -25,6 +25,14 @@ std::unique_ptr<Request> NewRequest(Spec& spec, absl::Duration accepted_at) {
   return request;
 }
 
+// The tokens of `input`, which is emptied; `fresh`: nothing was fed before.
+std::vector<int32_t> TakeTokens(InputTokens& input, bool fresh) {
+  std::vector<int32_t> tokens = std::move(input.tokens);
+  if (fresh)
+    tokens.insert(tokens.begin(), input.opening_tokens.begin(), input.opening_tokens.end());
+  return tokens;
+}
+
 }  // namespace
 
 void EngineCore::OnMessage(GenerateMessage message) {
@@ -86,12 +94,14 @@ absl::Status EngineCore::AdmitToSession(Request& request) {
 
 absl::Status EngineCore::BeginSessionTurn(Request& request, Session& session) {
   // Nothing of the session or the queue is changed unless the turn can begin.
-  request.feed = session.TokensToFeed(request.input.close_tokens, request.input.tokens);
+  const std::vector<int32_t> input =
+      TakeTokens(request.input, /*fresh=*/session.context_tokens() == 0);
+  request.feed = session.TokensToFeed(request.input.close_tokens, input);
   if (request.feed.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "input is empty and session ", session.id().Hex(), " holds nothing to go on from"));
   }
-  const bool new_input = !request.input.tokens.empty();
+  const bool new_input = !input.empty();
   request.input = {};
   request.state = RequestState::kQueued;
   request.session = &session;
@@ -127,7 +137,7 @@ absl::Status EngineCore::AdmitPrivate(Request& request) {
                       shared_->retry_after_ms.load());
   }
   const absl::Duration now = clock_.Monotonic();
-  request.feed = std::move(request.input.tokens);
+  request.feed = TakeTokens(request.input, /*fresh=*/true);
   request.input = {};
   request.candidates.reserve(static_cast<size_t>(request.n));
   for (int32_t i = 0; i < request.n; ++i) {

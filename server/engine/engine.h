@@ -46,10 +46,11 @@ using TokenTextFunction = std::function<std::string_view(int32_t)>;
 
 // What to feed. On a session whose last turn was an assistant's answer, `close_tokens` (the end of
 // an answer in the model's chat format) comes first, without those of it that the answer has
-// already drawn; so a chat goes on correctly after an end token, a length stop and a cancel.
+// already drawn; so a chat goes on correctly after an end token, a length stop and a cancel. Where
+// nothing was fed before, `opening_tokens` (the model's default system message) comes first.
 struct InputTokens {
   std::vector<int32_t> tokens;
-  std::vector<int32_t> close_tokens;  // only for chat input
+  std::vector<int32_t> close_tokens, opening_tokens;  // only for chat input
 };
 
 // REQUIRES of all fields: checked against the limits table by the caller.

@@ -23,7 +23,7 @@ absl::StatusOr<std::vector<int32_t>> ConvertTokens(const v1::TokenInput& tokens,
   return std::vector<int32_t>(tokens.ids().begin(), tokens.ids().end());
 }
 
-absl::StatusOr<ConvertedInput> ConvertChat(const v1::ChatInput& chat, const ServedModel& model) {
+absl::StatusOr<InputTokens> ConvertChat(const v1::ChatInput& chat, const ServedModel& model) {
   if (model.chat == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("input.chat: model \"", model.name, "\" has no chat format; use input.text"));
@@ -44,38 +44,29 @@ absl::StatusOr<ConvertedInput> ConvertChat(const v1::ChatInput& chat, const Serv
   if (!tokens.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("input.chat.", tokens.status().message()));
   }
-  ConvertedInput converted;
-  converted.input.tokens = *std::move(tokens);
-  converted.input.close_tokens = model.chat->assistant_suffix();
-  if (messages.front().role != "system") converted.opening = model.chat_opening;
+  InputTokens converted;
+  converted.tokens = *std::move(tokens);
+  converted.close_tokens = model.chat->assistant_suffix();
+  if (messages.front().role != "system") converted.opening_tokens = model.chat_opening;
   return converted;
 }
 
-absl::StatusOr<ConvertedGenerate> ConvertAnswer(const v1::Input& input,
-                                                const v1::SamplingParams& sampling,
-                                                const v1::StopParams& stop, int32_t priority,
-                                                const ServedModel& model, uint64_t fallback_seed) {
-  ConvertedGenerate converted;
-  GenerateSpec& spec = converted.spec;
+absl::StatusOr<GenerateSpec> ConvertAnswer(const v1::Input& input,
+                                           const v1::SamplingParams& sampling,
+                                           const v1::StopParams& stop, int32_t priority,
+                                           const ServedModel& model, uint64_t fallback_seed) {
+  GenerateSpec spec;
   GMA_RETURN_IF_ERROR(CheckLimit(limits::kPriority, priority));
   spec.priority = priority;
   GMA_ASSIGN_OR_RETURN(spec.sampling, ConvertSampling(sampling, model, fallback_seed));
   GMA_ASSIGN_OR_RETURN(spec.stop, ConvertStop(stop, model));
   GMA_RETURN_IF_ERROR(CheckTogether(spec.sampling, spec.stop, model));
   // Last, because it is the one that costs time: everything else has been accepted.
-  GMA_ASSIGN_OR_RETURN(converted.input, ConvertInput(input, model, /*required=*/false));
-  return converted;
+  GMA_ASSIGN_OR_RETURN(spec.input, ConvertInput(input, model, /*required=*/false));
+  return spec;
 }
 
 }  // namespace
-
-InputTokens ConvertedInput::Take(bool fresh) && {
-  if (fresh && !opening.empty()) {
-    opening.insert(opening.end(), input.tokens.begin(), input.tokens.end());
-    input.tokens = std::move(opening);
-  }
-  return std::move(input);
-}
 
 std::string Quoted(const std::string& text) {
   constexpr size_t kShownBytes = 64;
@@ -103,16 +94,16 @@ absl::StatusOr<absl::Duration> ConvertTtl(int64_t seconds) {
   return absl::Seconds(seconds);
 }
 
-absl::StatusOr<ConvertedInput> ConvertInput(const v1::Input& input, const ServedModel& model,
-                                            bool required) {
-  ConvertedInput converted;
+absl::StatusOr<InputTokens> ConvertInput(const v1::Input& input, const ServedModel& model,
+                                         bool required) {
+  InputTokens converted;
   switch (input.kind_case()) {
     case v1::Input::kText:
       GMA_RETURN_IF_ERROR(CheckLimit(limits::kInputBytes, input.text().size()));
-      converted.input.tokens = model.tokenizer->EncodeText(input.text());
+      converted.tokens = model.tokenizer->EncodeText(input.text());
       return converted;
     case v1::Input::kTokens: {
-      GMA_ASSIGN_OR_RETURN(converted.input.tokens, ConvertTokens(input.tokens(), model));
+      GMA_ASSIGN_OR_RETURN(converted.tokens, ConvertTokens(input.tokens(), model));
       return converted;
     }
     case v1::Input::kChat:
@@ -124,9 +115,8 @@ absl::StatusOr<ConvertedInput> ConvertInput(const v1::Input& input, const Served
   return converted;
 }
 
-absl::StatusOr<ConvertedGenerate> ConvertGenerate(const v1::GenerateRequest& request,
-                                                  const ServedModel& model,
-                                                  uint64_t fallback_seed) {
+absl::StatusOr<GenerateSpec> ConvertGenerate(const v1::GenerateRequest& request,
+                                             const ServedModel& model, uint64_t fallback_seed) {
   GMA_RETURN_IF_ERROR(CheckModelName(request.model(), model));
   GMA_RETURN_IF_ERROR(CheckLimit(limits::kCandidates, request.n()));
   const bool has_session = !request.session_id().empty();
@@ -141,32 +131,30 @@ absl::StatusOr<ConvertedGenerate> ConvertGenerate(const v1::GenerateRequest& req
     return absl::InvalidArgumentError(
         "input is empty, must be text, tokens or chat without a session_id");
   }
-  GMA_ASSIGN_OR_RETURN(ConvertedGenerate converted,
+  GMA_ASSIGN_OR_RETURN(GenerateSpec spec,
                        ConvertAnswer(request.input(), request.sampling(), request.stop(),
                                      request.priority(), model, fallback_seed));
-  converted.spec.session = session;
-  converted.spec.n = request.n() == 0 ? 1 : request.n();
-  converted.spec.wait_if_busy = request.wait_if_busy();
-  return converted;
+  spec.session = session;
+  spec.n = request.n() == 0 ? 1 : request.n();
+  spec.wait_if_busy = request.wait_if_busy();
+  return spec;
 }
 
-absl::StatusOr<ConvertedGenerate> ConvertSessionGenerate(const v1::SessionGenerate& request,
-                                                         const ServedModel& model,
-                                                         uint64_t fallback_seed) {
+absl::StatusOr<GenerateSpec> ConvertSessionGenerate(const v1::SessionGenerate& request,
+                                                    const ServedModel& model,
+                                                    uint64_t fallback_seed) {
   return ConvertAnswer(request.input(), request.sampling(), request.stop(), request.priority(),
                        model, fallback_seed);
 }
 
-absl::StatusOr<ConvertedAppend> ConvertAppend(const v1::AppendRequest& request,
-                                              const ServedModel& model) {
+absl::StatusOr<AppendSpec> ConvertAppend(const v1::AppendRequest& request,
+                                         const ServedModel& model) {
   GMA_ASSIGN_OR_RETURN(const SessionId session, ConvertSessionId(request.session_id()));
-  GMA_ASSIGN_OR_RETURN(ConvertedInput input,
-                       ConvertInput(request.input(), model, /*required=*/true));
-  return ConvertedAppend{.spec = {.owner = {},
-                                  .session = session,
-                                  .input = {},
-                                  .wait_if_busy = request.wait_if_busy()},
-                         .input = std::move(input)};
+  GMA_ASSIGN_OR_RETURN(InputTokens input, ConvertInput(request.input(), model, /*required=*/true));
+  return AppendSpec{.owner = {},
+                    .session = session,
+                    .input = std::move(input),
+                    .wait_if_busy = request.wait_if_busy()};
 }
 
 absl::StatusOr<ConvertedOpen> ConvertOpen(const v1::SessionOpen& open, const ServedModel& model) {

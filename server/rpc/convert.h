@@ -26,27 +26,6 @@ namespace gma {
 inline constexpr int64_t kDefaultCredit = 1024;
 inline constexpr int64_t kMaxCredit = 1048576;
 
-// Tokens of an Input. `opening` goes in front when nothing was fed to the session before.
-struct ConvertedInput {
-  InputTokens input;
-  std::vector<int32_t> opening;
-
-  // Puts `opening` in front if `fresh`, and gives the tokens away.
-  InputTokens Take(bool fresh) &&;
-};
-
-// An answer to generate; `spec.input` is empty until `input` is taken, owner and deadline are the
-// caller's to set.
-struct ConvertedGenerate {
-  GenerateSpec spec;
-  ConvertedInput input;
-};
-
-struct ConvertedAppend {
-  AppendSpec spec;  // as above
-  ConvertedInput input;
-};
-
 struct ConvertedOpen {
   std::optional<SessionId> session;  // nothing: a new one
   absl::Duration ttl;                // zero: the server's default
@@ -66,8 +45,8 @@ absl::StatusOr<SessionId> ConvertSessionId(const std::string& hex);
 absl::StatusOr<absl::Duration> ConvertTtl(int64_t seconds);
 
 // `required`: an input without content is refused.
-absl::StatusOr<ConvertedInput> ConvertInput(const v1::Input& input, const ServedModel& model,
-                                            bool required);
+absl::StatusOr<InputTokens> ConvertInput(const v1::Input& input, const ServedModel& model,
+                                         bool required);
 // `fallback_seed` is used when the request has none.
 absl::StatusOr<SamplingParams> ConvertSampling(const v1::SamplingParams& sampling,
                                                const ServedModel& model, uint64_t fallback_seed);
@@ -76,13 +55,14 @@ absl::StatusOr<StopParams> ConvertStop(const v1::StopParams& stop, const ServedM
 absl::Status CheckTogether(const SamplingParams& sampling, const StopParams& stop,
                            const ServedModel& model);
 
-absl::StatusOr<ConvertedGenerate> ConvertGenerate(const v1::GenerateRequest& request,
-                                                  const ServedModel& model, uint64_t fallback_seed);
-absl::StatusOr<ConvertedGenerate> ConvertSessionGenerate(const v1::SessionGenerate& request,
-                                                         const ServedModel& model,
-                                                         uint64_t fallback_seed);
-absl::StatusOr<ConvertedAppend> ConvertAppend(const v1::AppendRequest& request,
-                                              const ServedModel& model);
+// Owner and deadline are the caller's to set.
+absl::StatusOr<GenerateSpec> ConvertGenerate(const v1::GenerateRequest& request,
+                                             const ServedModel& model, uint64_t fallback_seed);
+absl::StatusOr<GenerateSpec> ConvertSessionGenerate(const v1::SessionGenerate& request,
+                                                    const ServedModel& model,
+                                                    uint64_t fallback_seed);
+absl::StatusOr<AppendSpec> ConvertAppend(const v1::AppendRequest& request,
+                                         const ServedModel& model);
 absl::StatusOr<ConvertedOpen> ConvertOpen(const v1::SessionOpen& open, const ServedModel& model);
 
 // Ids of a DetokenizeRequest, all in [0, vocab_size of the tokenizer).

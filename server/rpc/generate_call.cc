@@ -14,7 +14,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateCall::Start(
   absl::Status status = call->Read(bytes);
   call->Enqueue([status = std::move(status)](ReactorCall& self) mutable {
     auto& generate = static_cast<GenerateCall&>(self);
-    if (status.ok()) return generate.Begin();
+    if (status.ok()) return generate.Submit();
     generate.End(Refused(std::move(status), generate.env_));
     generate.Pump();
   });
@@ -25,33 +25,19 @@ absl::Status GenerateCall::Read(const grpc::ByteBuffer& bytes) {
   GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context_, env_));
   v1::GenerateRequest request;
   GMA_RETURN_IF_ERROR(FromBytes(bytes, request));
-  GMA_ASSIGN_OR_RETURN(request_, ConvertGenerate(request, env_.model, RandomSeed()));
-  request_.spec.owner = std::move(owner);
-  request_.spec.deadline = DeadlineOf(*context_, env_.clock);
+  GMA_ASSIGN_OR_RETURN(spec_, ConvertGenerate(request, env_.model, RandomSeed()));
+  spec_.owner = std::move(owner);
+  spec_.deadline = DeadlineOf(*context_, env_.clock);
   labels_ = {.model = &env_.model,
              .session_id = request.session_id(),
-             .logprobs = request_.spec.sampling.top_logprobs >= 0};
+             .logprobs = spec_.sampling.top_logprobs >= 0};
   return absl::OkStatus();
 }
 
-void GenerateCall::Begin() {
-  const std::optional<SessionId>& session = request_.spec.session;
-  if (!session.has_value() || request_.input.opening.empty()) {
-    return Submit(/*fresh=*/!session.has_value());
-  }
-  auto self = std::static_pointer_cast<GenerateCall>(shared_from_this());
-  env_.engine.Get(request_.spec.owner, *session, [self](absl::StatusOr<SessionSnapshotInfo> info) {
-    // A session that the engine does not know is refused by Generate itself.
-    const bool fresh = info.ok() && info->context_tokens == 0 && info->phase == SessionPhase::kIdle;
-    self->Enqueue([fresh](ReactorCall& call) { static_cast<GenerateCall&>(call).Submit(fresh); });
-  });
-}
-
-void GenerateCall::Submit(bool fresh) {
+void GenerateCall::Submit() {
   if (over()) return Pump();
-  request_.spec.input = std::move(request_.input).Take(fresh);
   auto self = std::static_pointer_cast<GenerateCall>(shared_from_this());
-  auto stream = env_.engine.Generate(std::move(request_.spec), [self] {
+  auto stream = env_.engine.Generate(std::move(spec_), [self] {
     self->Enqueue([](ReactorCall& call) { static_cast<GenerateCall&>(call).Pump(); });
   });
   if (stream.ok()) {

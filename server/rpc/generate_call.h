@@ -26,15 +26,13 @@ class GenerateCall final : public ReactorCall<grpc::ServerWriteReactor<grpc::Byt
   using ReactorCall::ReactorCall;
 
   absl::Status Read(const grpc::ByteBuffer& bytes);
-  // Asks the engine whether the session is fresh, when the request's tokens depend on it.
-  void Begin();
-  void Submit(bool fresh);
+  void Submit();
 
   void Refill() final;
   void Abandon() final;
   void SendHeartbeat() final;
 
-  ConvertedGenerate request_;
+  GenerateSpec spec_;
   AnswerLabels labels_;
   std::shared_ptr<TokenStream> stream_;  // null: not submitted yet, or let go
   std::vector<StreamEvent> events_;      // scratch

@@ -97,9 +97,9 @@ void SessionCall::Take(Command command) {
     TakeOpen(command.request_id, *open);
   } else if (phase_ == Phase::kNew) {
     End(Refused(absl::InvalidArgumentError("the first message of a Session must be open"), env_));
-  } else if (auto* input = std::get_if<ConvertedInput>(&command.action)) {
+  } else if (auto* input = std::get_if<InputTokens>(&command.action)) {
     TakeAppend(command.request_id, std::move(*input));
-  } else if (auto* generate = std::get_if<ConvertedGenerate>(&command.action)) {
+  } else if (auto* generate = std::get_if<GenerateSpec>(&command.action)) {
     TakeGenerate(command.request_id, std::move(*generate));
   } else if (auto* credit = std::get_if<Credit>(&command.action)) {
     credit_ = std::min(credit_ + credit->tokens, kMaxCredit);
@@ -151,7 +151,6 @@ void SessionCall::HandleOpened(uint64_t request_id, absl::StatusOr<SessionSnapsh
     keep_ = false;
     return CloseUnlessKept();
   }
-  fresh_ = info->context_tokens == 0 && info->phase == SessionPhase::kIdle;
   phase_ = Phase::kIdle;
   labels_ = {.model = &env_.model, .session_id = info->id.Hex(), .logprobs = false};
   v1::SessionResponse response = NewResponse(request_id);
@@ -165,7 +164,7 @@ void SessionCall::HandleOpened(uint64_t request_id, absl::StatusOr<SessionSnapsh
   Pump();
 }
 
-void SessionCall::TakeAppend(uint64_t request_id, ConvertedInput input) {
+void SessionCall::TakeAppend(uint64_t request_id, InputTokens input) {
   if (phase_ == Phase::kTurn) {
     return Reject(request_id, absl::FailedPreconditionError(
                                   "append: a turn is active; appending while generating is not "
@@ -174,7 +173,7 @@ void SessionCall::TakeAppend(uint64_t request_id, ConvertedInput input) {
   phase_ = Phase::kAppending;
   AppendSpec spec{.owner = owner_,
                   .session = *session_,
-                  .input = std::move(input).Take(fresh_),
+                  .input = std::move(input),
                   .deadline = DeadlineOf(*context_, env_.clock)};
   env_.engine.Append(std::move(spec), Callback([request_id](SessionCall& self, auto info) {
                        self.HandleAppended(request_id, std::move(info));
@@ -185,7 +184,6 @@ void SessionCall::HandleAppended(uint64_t request_id, absl::StatusOr<SessionSnap
   if (over()) return;
   phase_ = Phase::kIdle;
   if (info.ok()) {
-    fresh_ = false;
     v1::SessionResponse response = NewResponse(request_id);
     response.mutable_appended()->set_context_tokens(info->context_tokens);
     Send(response);
@@ -196,14 +194,12 @@ void SessionCall::HandleAppended(uint64_t request_id, absl::StatusOr<SessionSnap
   Pump();
 }
 
-void SessionCall::TakeGenerate(uint64_t request_id, ConvertedGenerate request) {
+void SessionCall::TakeGenerate(uint64_t request_id, GenerateSpec spec) {
   if (phase_ == Phase::kTurn) {
     return Reject(request_id, absl::FailedPreconditionError("generate: a turn is active"));
   }
-  GenerateSpec& spec = request.spec;
   spec.owner = owner_;
   spec.session = session_;
-  spec.input = std::move(request.input).Take(fresh_);
   spec.deadline = DeadlineOf(*context_, env_.clock);
   spec.initial_credit = credit_;
   labels_.logprobs = spec.sampling.top_logprobs >= 0;
@@ -284,7 +280,6 @@ void SessionCall::Refill() {
   if (stream_ == nullptr) return;
   std::optional<absl::Status> end = stream_->TakeAll(events_);
   for (const StreamEvent& event : events_) {
-    fresh_ = false;
     if (std::holds_alternative<TokenEvent>(event)) --credit_;
   }
   PackEvents<v1::SessionResponse>(events_, labels_, sequence_,

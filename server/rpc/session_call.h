@@ -43,7 +43,7 @@ class SessionCall final
   struct EndCommand {};
   struct Command {
     uint64_t request_id = 0;
-    std::variant<std::monostate, ConvertedOpen, ConvertedInput, ConvertedGenerate, Cancel, Credit,
+    std::variant<std::monostate, ConvertedOpen, InputTokens, GenerateSpec, Cancel, Credit,
                  EndCommand>
         action;
     absl::Status status;  // why there is no action
@@ -56,8 +56,8 @@ class SessionCall final
 
   void Take(Command command);
   void TakeOpen(uint64_t request_id, const ConvertedOpen& open);
-  void TakeAppend(uint64_t request_id, ConvertedInput input);
-  void TakeGenerate(uint64_t request_id, ConvertedGenerate request);
+  void TakeAppend(uint64_t request_id, InputTokens input);
+  void TakeGenerate(uint64_t request_id, GenerateSpec spec);
   void TakeEnd(uint64_t request_id);
   void ReadNext();
 
@@ -86,7 +86,6 @@ class SessionCall final
   Phase phase_ = Phase::kNew;
   std::optional<SessionId> session_;
   bool keep_ = false;
-  bool fresh_ = true;                    // nothing was fed to the session yet
   int64_t credit_ = 0;                   // tokens that may still be sent
   std::shared_ptr<TokenStream> stream_;  // of the active turn
   uint64_t turn_request_ = 0, end_request_ = 0;

@@ -67,12 +67,6 @@ void FillPage(std::vector<SessionSnapshotInfo>& sessions, size_t size, const Ser
   if (more) response.set_next_page_token(sessions.back().id.Hex());
 }
 
-void SubmitAppend(ConvertedAppend append, bool fresh, UnaryReply reply, RpcEnvironment& env,
-                  v1::SessionInfo* response) {
-  append.spec.input = std::move(append.input).Take(fresh);
-  env.engine.Append(std::move(append.spec), AnswerInfo(std::move(reply), env, response));
-}
-
 }  // namespace
 
 grpc::ServerUnaryReactor* SessionsService::Open(Context* context,
@@ -130,25 +124,10 @@ grpc::ServerUnaryReactor* SessionsService::Append(Context* context,
                                                   v1::SessionInfo* response) {
   return ServeUnary(context, env_, [&](UnaryReply& reply) -> absl::Status {
     GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context, env_));
-    GMA_ASSIGN_OR_RETURN(ConvertedAppend append, ConvertAppend(*request, env_.model));
-    append.spec.owner = owner;
-    append.spec.deadline = DeadlineOf(*context, env_.clock);
-    if (append.input.opening.empty()) {
-      SubmitAppend(std::move(append), /*fresh=*/false, std::move(reply), env_, response);
-      return absl::OkStatus();
-    }
-    // Whether the chat's opening comes first depends on what the session has seen.
-    const SessionId id = append.spec.session;
-    env_.engine.Get(std::move(owner), id,
-                    [this, append = std::move(append), reply = std::move(reply),
-                     response](const absl::StatusOr<SessionSnapshotInfo>& info) mutable {
-                      const bool fresh = info.ok() && info->context_tokens == 0 &&
-                                         info->phase == SessionPhase::kIdle;
-                      env_.dispatcher.Post([this, append = std::move(append),
-                                            reply = std::move(reply), response, fresh]() mutable {
-                        SubmitAppend(std::move(append), fresh, std::move(reply), env_, response);
-                      });
-                    });
+    GMA_ASSIGN_OR_RETURN(AppendSpec append, ConvertAppend(*request, env_.model));
+    append.owner = std::move(owner);
+    append.deadline = DeadlineOf(*context, env_.clock);
+    env_.engine.Append(std::move(append), AnswerInfo(std::move(reply), env_, response));
     return absl::OkStatus();
   });
 }

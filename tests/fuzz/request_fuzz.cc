@@ -16,18 +16,17 @@ namespace {
 
 constexpr size_t kMaxTokens = (size_t{1} << 20) + 64 * 1024;  // a full input and its chat frames
 
-void CheckTokens(ConvertedInput input) {
-  const InputTokens taken = std::move(input).Take(/*fresh=*/true);
-  GMA_CHECK(taken.tokens.size() <= kMaxTokens);
-  for (const int32_t token : taken.tokens) GMA_CHECK(token >= 0 && token < testing::kVocab);
+void CheckTokens(const InputTokens& input) {
+  GMA_CHECK(input.tokens.size() <= kMaxTokens);
+  for (const int32_t token : input.tokens) GMA_CHECK(token >= 0 && token < testing::kVocab);
 }
 
-void CheckGenerate(absl::StatusOr<ConvertedGenerate> converted) {
+void CheckGenerate(absl::StatusOr<GenerateSpec> converted) {
   if (!converted.ok()) {
     GMA_CHECK(!converted.status().message().empty());
     return;
   }
-  const GenerateSpec& spec = converted->spec;
+  const GenerateSpec& spec = *converted;
   GMA_CHECK(spec.n >= 1 && spec.n <= 16 && !(spec.n > 1 && spec.session.has_value()));
   GMA_CHECK(spec.stop.max_tokens >= 1 && spec.stop.min_tokens <= spec.stop.max_tokens);
   GMA_CHECK(spec.sampling.temperature >= 0 && spec.sampling.temperature <= 100);
@@ -35,7 +34,7 @@ void CheckGenerate(absl::StatusOr<ConvertedGenerate> converted) {
   for (const auto& [token, bias] : spec.sampling.logit_bias) {
     GMA_CHECK(token >= 0 && token < testing::kVocab && bias >= -100 && bias <= 100);
   }
-  CheckTokens(std::move(converted->input));
+  CheckTokens(converted->input);
 }
 
 template <typename Message>
@@ -48,7 +47,7 @@ void FuzzSession(std::string_view bytes, const ServedModel& model) {
   if (!Parse(bytes, request)) return;
   CheckGenerate(ConvertSessionGenerate(request.generate(), model, 1));
   if (auto input = ConvertInput(request.append().input(), model, true); input.ok()) {
-    CheckTokens(*std::move(input));
+    CheckTokens(*input);
   }
   if (const auto open = ConvertOpen(request.open(), model); open.ok()) {
     GMA_CHECK(open->initial_credit >= 1 && open->initial_credit <= kMaxCredit);
@@ -60,7 +59,7 @@ void FuzzOther(std::string_view bytes, const ServedModel& model) {
   v1::AppendRequest append;
   if (Parse(bytes, append)) {
     if (auto converted = ConvertAppend(append, model); converted.ok()) {
-      CheckTokens(std::move(converted->input));
+      CheckTokens(converted->input);
     }
   }
   v1::DetokenizeRequest detokenize;
