@@ -6,12 +6,14 @@
 #include <cstring>
 #include <initializer_list>
 #include <memory>
+#include <new>
 #include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
+#include "base/huge_arena.h"
 #include "base/status_macros.h"
-#include "hwy/aligned_allocator.h"
 #include "model/decoder/cpu_weights.h"
 #include "model/decoder/decoders.h"
 #include "model/decoder/flat_batch.h"
@@ -27,7 +29,7 @@ namespace {
 // Up to so many tokens the caller's thread does alone what is done token by token.
 constexpr int64_t kTokensAlone = 4;
 constexpr int64_t kTokensAtOnce = 8;    // of an item beyond that
-constexpr int64_t kItemsPerThread = 8;  // of a product, at least: the last ones even out the end
+constexpr int64_t kItemsPerThread = 4;  // of a product, at least: the last ones even out the end
 
 cpu::WeightFormat FormatOf(const std::string& weights) {
   if (weights == "f32") return cpu::WeightFormat::kFloat32;
@@ -39,18 +41,19 @@ cpu::WeightFormat FormatOf(const std::string& weights) {
 // of 32 columns [tokens, stride / 32].
 struct Activations {
   int64_t width, stride;
-  hwy::AlignedFreeUniquePtr<float[]> data, sums;
+  float *data, *sums;  // of the arena, zero at first
 
-  Activations(int64_t tokens, int64_t columns)
+  Activations(int64_t tokens, int64_t columns, HugeArena& arena)
       : width(columns),
         stride(cpu::PaddedColumns(columns)),
-        data(hwy::AllocateAligned<float>(static_cast<size_t>(tokens * stride))),
-        sums(hwy::AllocateAligned<float>(static_cast<size_t>(tokens * groups()))) {
-    std::fill_n(data.get(), tokens * stride, 0.0f);
+        data(Floats(tokens * stride, arena)),
+        sums(Floats(tokens * groups(), arena)) {}
+  static float* Floats(int64_t count, HugeArena& arena) {
+    return reinterpret_cast<float*>(arena.Allocate(static_cast<size_t>(count) * sizeof(float)));
   }
   int64_t groups() const { return stride / cpu::kGroupColumns; }
-  float* row(int64_t token) const { return data.get() + token * stride; }
-  float* row_sums(int64_t token) const { return sums.get() + token * groups(); }
+  float* row(int64_t token) const { return data + token * stride; }
+  float* row_sums(int64_t token) const { return sums + token * groups(); }
 };
 
 int64_t WidestInput(const CpuWeights& weights) {
@@ -88,7 +91,7 @@ class CpuDecoder final : public CompiledDecoder {
   };
   void Product(std::initializer_list<Linear> linears, cpu::ProductUse use, const Activations& input,
                int64_t tokens, int64_t out_stride);
-  uint8_t* scratch(int32_t thread) const { return scratch_.get() + thread * scratch_bytes_; }
+  uint8_t* scratch(int32_t thread) const { return scratch_ + thread * scratch_bytes_; }
 
   const ModelConfig config_;
   const StateLayout layout_;
@@ -98,12 +101,13 @@ class CpuDecoder final : public CompiledDecoder {
   std::vector<LayerMixer> constants_;
   std::vector<cpu::Mixer> mixers_;
   FlatBatch flat_;
+  HugeArena arena_;                  // of activations and scratch
   std::vector<double> frequencies_;  // [v / 2] of RoPE
   Activations x_, normed_, projected_, mixed_, hidden_;
   std::vector<float> rope_cos_, rope_sin_;  // [T, v / 2]
   std::vector<float> log_decay_;            // [T, G]
   size_t scratch_bytes_;                    // of each thread
-  hwy::AlignedFreeUniquePtr<uint8_t[]> scratch_;
+  uint8_t* scratch_;
 };
 
 CpuDecoder::CpuDecoder(const ModelDir& model, const DecoderOptions& options, StateLayout layout)
@@ -113,11 +117,12 @@ CpuDecoder::CpuDecoder(const ModelDir& model, const DecoderOptions& options, Sta
       pool_(options.threads),
       weights_(LoadCpuWeights(model, format_, pool_)),
       flat_(options, config_.vocab_size),
-      x_(options.max_step_tokens, config_.hidden_size),
-      normed_(options.max_step_tokens, config_.hidden_size),
-      projected_(options.max_step_tokens, WidestInput(weights_)),
-      mixed_(options.max_step_tokens, int64_t{config_.num_attention_heads} * config_.head_dim),
-      hidden_(options.max_step_tokens, config_.intermediate_size) {
+      x_(options.max_step_tokens, config_.hidden_size, arena_),
+      normed_(options.max_step_tokens, config_.hidden_size, arena_),
+      projected_(options.max_step_tokens, WidestInput(weights_), arena_),
+      mixed_(options.max_step_tokens, int64_t{config_.num_attention_heads} * config_.head_dim,
+             arena_),
+      hidden_(options.max_step_tokens, config_.intermediate_size, arena_) {
   scratch_bytes_ = cpu::ProductScratchBytes();
   for (int32_t n = 0; n < config_.num_layers; ++n) {
     constants_.emplace_back(model, n);
@@ -125,7 +130,7 @@ CpuDecoder::CpuDecoder(const ModelDir& model, const DecoderOptions& options, Sta
     scratch_bytes_ = std::max(scratch_bytes_, mixers_.back().scratch_bytes());
   }
   scratch_bytes_ = (scratch_bytes_ + 127) / 128 * 128;  // no line of it is two threads'
-  scratch_ = hwy::AllocateAligned<uint8_t>(scratch_bytes_ * static_cast<size_t>(pool_.threads()));
+  scratch_ = arena_.Allocate(scratch_bytes_ * static_cast<size_t>(pool_.threads()));
   for (int32_t i = 0; i < config_.head_dim / 2; ++i) {
     frequencies_.push_back(std::pow(config_.rope_theta, -2.0 * i / config_.head_dim));
   }
@@ -200,9 +205,9 @@ void CpuDecoder::Product(std::initializer_list<Linear> linears, cpu::ProductUse 
         cpu::PanelProduct({.weights = linear.weights,
                            .use = use,
                            .tokens = tokens,
-                           .x = input.data.get(),
+                           .x = input.data,
                            .x_stride = input.stride,
-                           .x_sums = input.sums.get(),
+                           .x_sums = input.sums,
                            .y = linear.out,
                            .y_stride = out_stride},
                           begin * unit, std::min(end, count) * unit, scratch(thread));
@@ -258,18 +263,18 @@ void CpuDecoder::RunLayer(int32_t n) {
   const int64_t tokens = static_cast<int64_t>(flat_.tokens().size());
   const auto same = [](int64_t token) { return token; };
   Norm(layer.input_norm, tokens, same);
-  float* projected = projected_.data.get();
+  float* projected = projected_.data;
   Product(
       {{&layer.routing_proj, projected}, {&layer.content_proj, projected + layer.columns.routing}},
       cpu::ProductUse::kStore, normed_, tokens, projected_.stride);
   Mix(n);
   SumGroups(mixed_);
-  Product({{&layer.o_proj, x_.data.get()}}, cpu::ProductUse::kAdd, mixed_, tokens, x_.stride);
+  Product({{&layer.o_proj, x_.data}}, cpu::ProductUse::kAdd, mixed_, tokens, x_.stride);
   Norm(layer.post_norm, tokens, same);
-  Product({{&layer.gate_up, hidden_.data.get()}}, cpu::ProductUse::kSwiGlu, normed_, tokens,
+  Product({{&layer.gate_up, hidden_.data}}, cpu::ProductUse::kSwiGlu, normed_, tokens,
           hidden_.stride);
   SumGroups(hidden_);
-  Product({{&layer.down, x_.data.get()}}, cpu::ProductUse::kAdd, hidden_, tokens, x_.stride);
+  Product({{&layer.down, x_.data}}, cpu::ProductUse::kAdd, hidden_, tokens, x_.stride);
 }
 
 absl::Status CpuDecoder::Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) {
@@ -296,7 +301,12 @@ absl::StatusOr<std::unique_ptr<CompiledDecoder>> LoadCpuDecoder(const ModelDir& 
                                                                 const DecoderOptions& options) {
   GMA_ASSIGN_OR_RETURN(StateLayout layout,
                        StateLayout::Create(model.config(), options.compensated_state));
-  return std::make_unique<CpuDecoder>(model, options, std::move(layout));
+  try {
+    return std::make_unique<CpuDecoder>(model, options, std::move(layout));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for ", model.parameter_count(), " weights as ", options.weights));
+  }
 }
 
 }  // namespace gma

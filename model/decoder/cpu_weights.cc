@@ -28,8 +28,8 @@ void ReadRow(const TensorView& tensor, int64_t row, int64_t cols, float* out) {
 
 class Packer {
  public:
-  Packer(const ModelDir& model, cpu::WeightFormat format, ThreadPool& pool)
-      : model_(model), format_(format), pool_(pool) {}
+  Packer(const ModelDir& model, cpu::WeightFormat format, ThreadPool& pool, HugeArena& arena)
+      : model_(model), format_(format), pool_(pool), arena_(arena) {}
 
   // Tensors of `cols` columns, below each other.
   cpu::PackedMatrix Stack(const std::vector<std::string>& names, int64_t cols) const {
@@ -70,7 +70,7 @@ class Packer {
  private:
   cpu::PackedMatrix Pack(int64_t rows, int64_t cols,
                          const cpu::PackedMatrix::RowReader& reader) const {
-    cpu::PackedMatrix matrix(format_, rows, cols);
+    cpu::PackedMatrix matrix(format_, rows, cols, arena_);
     const int64_t parts = (matrix.panels() + kPanelsAtOnce - 1) / kPanelsAtOnce;
     pool_.Run(parts, [&](int64_t part, int32_t) {
       matrix.PackPanels(reader, part * kPanelsAtOnce,
@@ -82,6 +82,7 @@ class Packer {
   const ModelDir& model_;
   const cpu::WeightFormat format_;
   ThreadPool& pool_;
+  HugeArena& arena_;
 };
 
 }  // namespace
@@ -99,11 +100,11 @@ size_t CpuWeights::bytes() const {
 
 CpuWeights LoadCpuWeights(const ModelDir& model, cpu::WeightFormat format, ThreadPool& pool) {
   const ModelConfig& config = model.config();
-  const Packer packer(model, format, pool);
-  const bool fine = format != cpu::WeightFormat::kInt4;
-  const Packer finer(model, fine ? format : cpu::WeightFormat::kInt8, pool);
   const int64_t d = config.hidden_size, f = config.intermediate_size;
   CpuWeights weights;
+  const Packer packer(model, format, pool, weights.arena);
+  const Packer finer(model, format == cpu::WeightFormat::kInt4 ? cpu::WeightFormat::kInt8 : format,
+                     pool, weights.arena);
   const std::string embedding = "model.embed_tokens.weight";
   if (!config.tie_word_embeddings) weights.embedding = finer.Stack({embedding}, d);
   weights.head = finer.Stack({config.tie_word_embeddings ? embedding : "lm_head.weight"}, d);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/huge_arena.h"
 #include "model/checkpoint/model_dir.h"
 #include "model/decoder/input_columns.h"
 #include "model/decoder/thread_pool.h"
@@ -25,6 +26,7 @@ struct CpuLayerWeights {
 
 // Move-only. THREADS: immutable once loaded.
 struct CpuWeights {
+  HugeArena arena;              // of all matrices
   cpu::PackedMatrix embedding;  // [vocab, d]; empty where it is tied to the head
   cpu::PackedMatrix head;       // [vocab, d]
   std::vector<float> final_norm;

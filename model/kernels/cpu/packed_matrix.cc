@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "base/check.h"
@@ -92,20 +91,18 @@ void PackInt4Group(const float* values, int64_t count, int64_t lane, uint8_t* gr
 
 }  // namespace
 
-PackedMatrix::PackedMatrix(WeightFormat format, int64_t rows, int64_t cols)
+PackedMatrix::PackedMatrix(WeightFormat format, int64_t rows, int64_t cols, HugeArena& arena)
     : format_(format), rows_(rows), cols_(cols), panel_bytes_(PanelBytes(format, cols)) {
   GMA_CHECK(rows >= 1 && cols >= 1);
   static_assert(std::endian::native == std::endian::little);
-  data_ = hwy::AllocateAligned<uint8_t>(bytes());
-  GMA_CHECK(data_ != nullptr);
-  std::memset(data_.get(), 0, bytes());
+  data_ = arena.Allocate(bytes());
 }
 
 void PackedMatrix::PackPanels(const RowReader& reader, int64_t begin, int64_t end) {
   std::vector<float> row(static_cast<size_t>(cols_));
   for (int64_t index = begin * kPanelRows; index < std::min(end * kPanelRows, rows_); ++index) {
     reader(index, row.data());
-    uint8_t* panel = data_.get() + index / kPanelRows * panel_bytes_;
+    uint8_t* panel = data_ + index / kPanelRows * panel_bytes_;
     const int64_t lane = index % kPanelRows;
     switch (format_) {
       case WeightFormat::kFloat32:

@@ -18,7 +18,7 @@
 #include <cstdint>
 #include <functional>
 
-#include "hwy/aligned_allocator.h"
+#include "base/huge_arena.h"
 
 namespace gma::cpu {
 
@@ -35,15 +35,16 @@ constexpr int64_t PaddedColumns(int64_t cols) {
   return (cols + kGroupColumns - 1) / kGroupColumns * kGroupColumns;
 }
 
-// Move-only. THREADS: PackPanels from several threads for distinct panels; immutable after that.
+// A handle on memory of an arena. THREADS: PackPanels from several threads for distinct panels;
+// immutable after that.
 class PackedMatrix {
  public:
   // Writes row `row` of the matrix as float32 [cols].
   using RowReader = std::function<void(int64_t row, float* out)>;
 
   PackedMatrix() = default;
-  // Memory for the matrix, zero until packed. REQUIRES: rows, cols >= 1.
-  PackedMatrix(WeightFormat format, int64_t rows, int64_t cols);
+  // A matrix in memory of `arena`, which outlives it; zero until packed. REQUIRES: rows, cols >= 1.
+  PackedMatrix(WeightFormat format, int64_t rows, int64_t cols, HugeArena& arena);
 
   // Rounds the rows of panels [begin, end) to the format: to nearest, ties to even for bf16.
   void PackPanels(const RowReader& reader, int64_t begin, int64_t end);
@@ -58,13 +59,13 @@ class PackedMatrix {
   int64_t panels() const { return (rows_ + kPanelRows - 1) / kPanelRows; }
   size_t panel_bytes() const { return panel_bytes_; }
   size_t bytes() const { return static_cast<size_t>(panels()) * panel_bytes_; }
-  const uint8_t* panel(int64_t index) const { return data_.get() + index * panel_bytes_; }
+  const uint8_t* panel(int64_t index) const { return data_ + index * panel_bytes_; }
 
  private:
   WeightFormat format_ = WeightFormat::kFloat32;
   int64_t rows_ = 0, cols_ = 0;
   size_t panel_bytes_ = 0;
-  hwy::AlignedFreeUniquePtr<uint8_t[]> data_;
+  uint8_t* data_ = nullptr;  // of the arena
 };
 
 }  // namespace gma::cpu

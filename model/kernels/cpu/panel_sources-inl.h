@@ -29,7 +29,7 @@ constexpr DU du;
 constexpr DI di;
 constexpr int64_t kWidth = hn::MaxLanes(df);  // N
 constexpr int64_t kPairs = kHalf / kWidth;
-constexpr int64_t kAhead = 2048;  // bytes, of software prefetch
+constexpr int64_t kAhead = 4096;  // bytes, of software prefetch
 
 struct Pair {
   VF low, high;

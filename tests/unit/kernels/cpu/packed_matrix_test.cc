@@ -16,6 +16,7 @@ using cpu::WeightFormat;
 
 struct Matrix {
   int64_t rows, cols;
+  HugeArena arena;
   std::vector<float> numbers;
 
   Matrix(int64_t row_count, int64_t col_count) : rows(row_count), cols(col_count) {
@@ -27,7 +28,7 @@ struct Matrix {
   float* row(int64_t r) { return numbers.data() + r * cols; }
 
   PackedMatrix Pack(WeightFormat format) {
-    PackedMatrix packed(format, rows, cols);
+    PackedMatrix packed(format, rows, cols, arena);
     packed.PackPanels([this](int64_t r, float* out) { std::copy_n(row(r), cols, out); }, 0,
                       packed.panels());
     return packed;
@@ -111,10 +112,11 @@ TEST(PackedMatrix, Int4KeepsGroupsOfSixteenLevelsExactly) {
 }
 
 TEST(PackedMatrix, TakesTheBytesThatTheLayoutSays) {
-  EXPECT_EQ(PackedMatrix(WeightFormat::kFloat32, 33, 10).bytes(), 2u * 10 * 32 * 4);
-  EXPECT_EQ(PackedMatrix(WeightFormat::kBFloat16, 33, 10).bytes(), 2u * 10 * 32 * 2);
-  EXPECT_EQ(PackedMatrix(WeightFormat::kInt8, 33, 10).bytes(), 2u * (10 * 32 + 128));
-  EXPECT_EQ(PackedMatrix(WeightFormat::kInt4, 33, 33).bytes(), 2u * 2 * (32 * 16 + 128));
+  HugeArena arena;
+  EXPECT_EQ(PackedMatrix(WeightFormat::kFloat32, 33, 10, arena).bytes(), 2u * 10 * 32 * 4);
+  EXPECT_EQ(PackedMatrix(WeightFormat::kBFloat16, 33, 10, arena).bytes(), 2u * 10 * 32 * 2);
+  EXPECT_EQ(PackedMatrix(WeightFormat::kInt8, 33, 10, arena).bytes(), 2u * (10 * 32 + 128));
+  EXPECT_EQ(PackedMatrix(WeightFormat::kInt4, 33, 33, arena).bytes(), 2u * 2 * (32 * 16 + 128));
 }
 
 TEST(PackedMatrix, ExtremeNumbersStayFinite) {

@@ -27,12 +27,13 @@ constexpr WeightFormat kFormats[] = {WeightFormat::kFloat32, WeightFormat::kBFlo
 
 // A matrix and inputs of one shape.
 struct Case {
+  HugeArena arena;
   int64_t tokens, stride;
   PackedMatrix weights;
   std::vector<float> x, sums;
 
   Case(WeightFormat format, int64_t rows, int64_t cols, int64_t token_count)
-      : tokens(token_count), stride(cpu::PaddedColumns(cols)), weights(format, rows, cols) {
+      : tokens(token_count), stride(cpu::PaddedColumns(cols)), weights(format, rows, cols, arena) {
     std::mt19937 engine(3);
     std::normal_distribution<float> normal;
     weights.PackPanels(
