@@ -56,6 +56,11 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 
 MappedFile::~MappedFile() { Unmap(); }
 
+void MappedFile::LetGoOfPages() const {
+  // A const_cast for the system call alone: the mapping is read-only and private.
+  if (size_ > 0) madvise(const_cast<uint8_t*>(data_), size_, MADV_DONTNEED);
+}
+
 void MappedFile::Unmap() {
   if (data_ != nullptr) munmap(const_cast<uint8_t*>(data_), size_);
 }

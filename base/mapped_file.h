@@ -25,6 +25,9 @@ class MappedFile {
   ~MappedFile();
 
   absl::Span<const uint8_t> bytes() const { return {data_, size_}; }
+  // Takes the bytes out of this process's resident memory; they stay valid and come back from the
+  // file when they are read again.
+  void LetGoOfPages() const;
   std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
 
  private:

@@ -249,6 +249,10 @@ absl::StatusOr<ModelDir> ModelDir::Open(const std::string& path, const ModelDirO
   return model;
 }
 
+void ModelDir::LetGoOfPages() const {
+  for (const SafetensorsFile& file : files_) file.LetGoOfPages();
+}
+
 const TensorView& ModelDir::tensor(std::string_view name) const {
   auto found = tensors_.find(name);
   GMA_CHECK(found != tensors_.end());

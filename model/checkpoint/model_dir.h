@@ -37,6 +37,8 @@ class ModelDir {
   // The tensor called `name`, of type config().torch_dtype.
   // REQUIRES: `name` is one of ExpectedTensors(config()).
   const TensorView& tensor(std::string_view name) const;
+  // For who has copied the weights: they leave resident memory until they are read again.
+  void LetGoOfPages() const;
   // SHA-256 over the canonical config and, in the order of names, each tensor's name, type, shape
   // and bytes: the same for one file and for shards. 64 lower-case hex digits.
   const std::string& fingerprint() const { return fingerprint_; }

@@ -46,6 +46,9 @@ class SafetensorsFile {
   // Tensors by name. Views stay valid for the life of the file object (also after a move).
   const std::map<std::string, TensorView, std::less<>>& tensors() const { return tensors_; }
 
+  // See MappedFile.
+  void LetGoOfPages() const { file_.LetGoOfPages(); }
+
  private:
   SafetensorsFile(MappedFile file, std::map<std::string, TensorView, std::less<>> tensors)
       : file_(std::move(file)), tensors_(std::move(tensors)) {}

@@ -302,7 +302,9 @@ absl::StatusOr<std::unique_ptr<CompiledDecoder>> LoadCpuDecoder(const ModelDir& 
   GMA_ASSIGN_OR_RETURN(StateLayout layout,
                        StateLayout::Create(model.config(), options.compensated_state));
   try {
-    return std::make_unique<CpuDecoder>(model, options, std::move(layout));
+    auto decoder = std::make_unique<CpuDecoder>(model, options, std::move(layout));
+    model.LetGoOfPages();  // everything is packed
+    return decoder;
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
         absl::StrCat("no memory for ", model.parameter_count(), " weights as ", options.weights));

@@ -73,5 +73,14 @@ TEST(ReadFile, ReadsUpToTheLimit) {
   EXPECT_EQ(*ReadFile(dir.Write("empty", ""), 0), "");
 }
 
+TEST(MappedFile, BytesComeBackAfterTheirPagesWereLetGo) {
+  const std::string text(100'000, 'x');
+  TempDir dir;
+  GMA_ASSERT_OK_AND_ASSIGN(const MappedFile file, MappedFile::Open(dir.Write("f", text)));
+  EXPECT_EQ(file.text(), text);
+  file.LetGoOfPages();
+  EXPECT_EQ(file.text(), text);
+}
+
 }  // namespace
 }  // namespace gma
