@@ -15,6 +15,7 @@
 #include "absl/synchronization/notification.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/process_memory.h"
 #include "base/status_macros.h"
 #include "server/engine/engine.h"
 #include "server/loaded_model.h"
@@ -69,15 +70,19 @@ absl::Status StartEngine(const ServerOptions& options, Parts& parts) {
                                    .weights = served.weights});
   parts.metrics->model_load_seconds->Set(absl::ToDoubleSeconds(parts.load_time));
   parts.metrics->model_weights_bytes->Set(static_cast<double>(parts.model.decoder->weight_bytes()));
-  const EngineOptions engine_options{.max_sessions = options.max_sessions,
-                                     .max_waiting = options.max_waiting,
-                                     // No quota: what bounds an owner is the pool, and a full
-                                     // pool tells when to come back.
-                                     .max_sessions_per_owner = std::numeric_limits<int32_t>::max(),
-                                     .max_batch_rows = options.max_batch_rows,
-                                     .max_step_tokens = options.max_step_tokens,
-                                     .default_ttl = options.session_ttl,
-                                     .end_tokens = served.end_tokens};
+  const EngineOptions engine_options{
+      .max_sessions = options.max_sessions,
+      .max_waiting = options.max_waiting,
+      // No quota: what bounds an owner is the pool, and a full
+      // pool tells when to come back.
+      .max_sessions_per_owner = std::numeric_limits<int32_t>::max(),
+      .max_batch_rows = options.max_batch_rows,
+      .max_step_tokens = options.max_step_tokens,
+      .default_ttl = options.session_ttl,
+      .end_tokens = served.end_tokens,
+      .past = {.checkpoint_bytes = static_cast<size_t>(options.checkpoint_bytes),
+               .checkpoint_tokens = options.checkpoint_tokens,
+               .rewind_tokens = options.rewind_tokens}};
   absl::StatusOr<std::unique_ptr<Engine>> engine =
       Engine::Create(engine_options, *parts.model.decoder, TokenText(*parts.model.tokenizer),
                      parts.clock, *parts.metrics);
@@ -132,6 +137,8 @@ void LogServing(const ServerOptions& options, const Parts& parts) {
        {"max_batch_rows", served.max_batch_rows},
        {"max_step_tokens", served.max_step_tokens},
        {"load_seconds", absl::ToDoubleSeconds(parts.load_time)},
+       {"weight_bytes", parts.model.decoder->weight_bytes()},
+       {"resident_bytes", ResidentBytes()},
        {"version", served.version}});
 }
 

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/status_macros.h"
 
 namespace gma {
 namespace {
@@ -52,6 +53,7 @@ absl::StatusOr<std::unique_ptr<StatePool>> StatePool::Create(const StateLayout& 
         absl::StrCat("no memory for ", bytes, " bytes of state: ", capacity,
                      " rows and the scratch row of ", layout.row_bytes(), " bytes each"));
   }
+  madvise(data, bytes, MADV_HUGEPAGE);  // where it is refused, steps are slower and nothing else
   return std::unique_ptr<StatePool>(
       new StatePool(static_cast<uint8_t*>(data), layout.row_bytes(), capacity));
 }
@@ -70,18 +72,30 @@ StatePool::~StatePool() {
   munmap(data_, total_bytes());
 }
 
-absl::StatusOr<StateRow> StatePool::Acquire() {
+absl::StatusOr<StateRow> StatePool::Lease(RowUse& was) {
   if (free_.empty()) {
     return absl::ResourceExhaustedError(absl::StrCat("all ", capacity_, " state rows are in use"));
   }
   const int32_t index = free_.back();
   free_.pop_back();
-  RowUse& use = uses_[static_cast<size_t>(index)];
-  GMA_CHECK(use != RowUse::kLeased);
-  // The system's pages start as zeros: a row that nobody wrote needs no memory yet.
-  if (use == RowUse::kDirty) std::memset(row(index).data(), 0, row_bytes_);
-  use = RowUse::kLeased;
+  was = std::exchange(uses_[static_cast<size_t>(index)], RowUse::kLeased);
+  GMA_CHECK(was != RowUse::kLeased);
   return StateRow(this, index);
+}
+
+absl::StatusOr<StateRow> StatePool::Acquire() {
+  RowUse was;
+  GMA_ASSIGN_OR_RETURN(StateRow row, Lease(was));
+  // The system's pages start as zeros: a row that nobody wrote needs no memory yet.
+  if (was == RowUse::kDirty) std::memset(row.bytes().data(), 0, row_bytes_);
+  return row;
+}
+
+absl::StatusOr<StateRow> StatePool::AcquireCopy(const StateRow& source) {
+  RowUse was;
+  GMA_ASSIGN_OR_RETURN(StateRow row, Lease(was));
+  std::memcpy(row.bytes().data(), source.bytes().data(), row_bytes_);
+  return row;
 }
 
 absl::Span<uint8_t> StatePool::row(int32_t index) {

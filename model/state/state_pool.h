@@ -55,6 +55,9 @@ class StatePool {
   // Leases a row in its initial state (all bytes zero).
   // ERRORS: kResourceExhausted naming the capacity when every row is leased.
   absl::StatusOr<StateRow> Acquire();
+  // Leases a row that holds what `source` holds.
+  // REQUIRES: source.holds(). ERRORS: as Acquire.
+  absl::StatusOr<StateRow> AcquireCopy(const StateRow& source);
 
   // Bytes of any row, the scratch row included. REQUIRES: 0 <= index <= capacity().
   absl::Span<uint8_t> row(int32_t index);
@@ -68,12 +71,15 @@ class StatePool {
 
  private:
   friend class StateRow;
-  StatePool(uint8_t* data, size_t row_bytes, int32_t capacity);
-  // Makes the row free again; GMA_POISON_STATE builds fill it with NaN until the next lease.
-  void Return(int32_t index);
 
   // kClean -> kLeased (Acquire); kLeased -> kDirty (Return); kDirty -> kLeased (Acquire, zeroed).
   enum class RowUse : uint8_t { kClean, kLeased, kDirty };
+
+  StatePool(uint8_t* data, size_t row_bytes, int32_t capacity);
+  // Takes a free row as its last lease left it; `was` tells how. ERRORS: as Acquire.
+  absl::StatusOr<StateRow> Lease(RowUse& was);
+  // Makes the row free again; GMA_POISON_STATE builds fill it with NaN until the next lease.
+  void Return(int32_t index);
 
   uint8_t* data_;
   size_t row_bytes_;

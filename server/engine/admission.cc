@@ -53,6 +53,17 @@ void EngineCore::OnMessage(AppendMessage message) {
   Admit(std::move(request));
 }
 
+void EngineCore::OnMessage(RewindMessage message) {
+  auto request = std::make_unique<Request>();
+  request->owner = std::move(message.spec.owner);
+  request->session_id = message.spec.session;
+  request->deadline = message.spec.deadline;
+  request->accepted_at = message.accepted_at;
+  request->rewind = std::move(message.spec.target);
+  request->done = std::move(message.done);
+  Admit(std::move(request));
+}
+
 void EngineCore::OnMessage(const CancelMessage& message) {
   const auto it = by_stream_.find(message.stream.get());
   if (it != by_stream_.end()) Cancel(*it->second, message.by_client);
@@ -81,15 +92,19 @@ absl::Status EngineCore::AdmitToSession(Request& request) {
     return absl::InvalidArgumentError(absl::StrCat("n is ", request.n, ", must be 1 on a session"));
   }
   const auto busy = turns_.find(session->number());
-  if (busy == turns_.end()) return BeginSessionTurn(request, *session);
-  if (!request.wait_if_busy) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "session ", session->id().Hex(), " has an active turn; wait for its end or cancel it"));
+  if (busy == turns_.end()) {
+    return request.rewind ? BeginRewind(request, *session) : BeginSessionTurn(request, *session);
   }
+  if (!request.wait_if_busy) return BusyError(*session);
   request.session = session;
   request.state = RequestState::kWaitingForSession;
   busy->second.waiting.push_back(&request);
   return absl::OkStatus();
+}
+
+absl::Status EngineCore::BusyError(const Session& session) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "session ", session.id().Hex(), " has an active turn; wait for its end or cancel it"));
 }
 
 absl::Status EngineCore::BeginSessionTurn(Request& request, Session& session) {
@@ -103,19 +118,35 @@ absl::Status EngineCore::BeginSessionTurn(Request& request, Session& session) {
   }
   const bool new_input = !input.empty();
   request.input = {};
+  StartTurn(request, session, request.generates() ? TurnKind::kAnswer : TurnKind::kAppend,
+            new_input);
+  return absl::OkStatus();
+}
+
+void EngineCore::StartTurn(Request& request, Session& session, TurnKind kind, bool new_input) {
   request.state = RequestState::kQueued;
   request.session = &session;
   request.cached_tokens = session.fed();
   turns_[session.number()].active = &request;
-  table_.BeginTurn(session, request.generates(), new_input);
+  table_.BeginTurn(session, kind, new_input);
   request.candidates.push_back(MakeCandidate(request, 0, &session));
   request.live = 1;
-  if (request.feed_end() == 0) {
-    // An Append of one token to an empty session: there is nothing to feed yet.
-    session.SetPending(request.feed.front());
-    FinishAppend(request);
-  }
-  return absl::OkStatus();
+  if (request.feed_end() > 0) return;
+  // Nothing to feed yet: an Append of one token to an empty session, or a Rewind to a saved row.
+  if (!request.feed.empty()) session.SetPending(request.feed.front());
+  FinishAppend(request);
+}
+
+absl::Status EngineCore::CheckQuota(const Owner& owner, int32_t rows) {
+  absl::Status status = table_.CheckQuota(owner, rows);
+  if (!status.ok()) metrics_.admission_rejected[RejectReasonLabel::kQuota]->Increment();
+  return status;
+}
+
+absl::Status EngineCore::NoRowError() {
+  metrics_.admission_rejected[RejectReasonLabel::kNoRow]->Increment();
+  return RetryLater(absl::StrCat("all ", pool_->capacity(), " state rows are in use"),
+                    shared_->retry_after_ms.load());
 }
 
 absl::Status EngineCore::AdmitPrivate(Request& request) {
@@ -127,14 +158,9 @@ absl::Status EngineCore::AdmitPrivate(Request& request) {
         "n is ", request.n, ", must be in [1, ", pool_->capacity(), "], the number of state rows"));
   }
   Owner& owner = table_.OwnerOf(request.owner);
-  if (absl::Status status = table_.CheckQuota(owner, request.n); !status.ok()) {
-    metrics_.admission_rejected[RejectReasonLabel::kQuota]->Increment();
-    return status;
-  }
+  GMA_RETURN_IF_ERROR(CheckQuota(owner, request.n));
   if (pool_->capacity() - pool_->used() < request.n) {
-    metrics_.admission_rejected[RejectReasonLabel::kNoRow]->Increment();
-    return RetryLater(absl::StrCat("all ", pool_->capacity(), " state rows are in use"),
-                      shared_->retry_after_ms.load());
+    return NoRowError();
   }
   const absl::Duration now = clock_.Monotonic();
   request.feed = TakeTokens(request.input, /*fresh=*/true);
@@ -143,7 +169,7 @@ absl::Status EngineCore::AdmitPrivate(Request& request) {
   for (int32_t i = 0; i < request.n; ++i) {
     GMA_ASSIGN_OR_RETURN(StateRow row, pool_->Acquire());
     std::unique_ptr<Session> session = table_.InsertPrivate(owner, std::move(row), now);
-    session->BeginTurn(/*generates=*/true, /*new_input=*/true);
+    session->BeginTurn(TurnKind::kAnswer, /*new_input=*/true);
     request.candidates.push_back(MakeCandidate(request, i, session.get()));
     request.candidates.back().private_session = std::move(session);
     ++request.live;

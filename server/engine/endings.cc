@@ -51,8 +51,12 @@ void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishR
            {"decode_seconds", event.timings.decode}});
   ReleaseCandidate(candidate);
   const bool last = --request.live == 0;
+  // Of a session's own turn; one that still waited for it has no say.
+  const bool began =
+      request.session != nullptr && request.state != RequestState::kWaitingForSession;
   if (last) {
     EndRequest(request);
+    if (began) request.session->KeepAutomatic();
     BeginNextTurn(request);
   }
   if (last) {
@@ -65,6 +69,7 @@ void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishR
 void EngineCore::FinishAppend(Request& request) {
   Session& session = *request.session;
   EndRequest(request);
+  if (!request.rewind) session.KeepAutomatic();
   const SessionSnapshotInfo info = InfoOf(session);
   BeginNextTurn(request);
   request.done(info);

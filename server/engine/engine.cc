@@ -41,7 +41,9 @@ class EngineImpl final : public Engine {
 
   void Open(std::string owner, absl::Duration ttl,
             EngineCallback<SessionSnapshotInfo> done) override;
-  void Append(AppendSpec spec, EngineCallback<SessionSnapshotInfo> done) override;
+  void Append(AppendSpec spec, EngineCallback<SessionSnapshotInfo> done) override {
+    PostTurn<AppendMessage>(std::move(spec), std::move(done));
+  }
   void Get(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) override {
     PostCall(GetMessage{.owner = std::move(owner), .id = id, .done = std::move(done)});
   }
@@ -51,6 +53,19 @@ class EngineImpl final : public Engine {
         .owner = std::move(owner), .after = after, .limit = limit, .done = std::move(done)});
   }
   void Close(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) override;
+  void Fork(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) override;
+  void Checkpoint(std::string owner, SessionId id, std::string name,
+                  EngineCallback<CheckpointInfo> done) override {
+    PostCall(CheckpointMessage{
+        .owner = std::move(owner), .id = id, .name = std::move(name), .done = std::move(done)});
+  }
+  void ListCheckpoints(std::string owner, SessionId id,
+                       EngineCallback<std::vector<CheckpointInfo>> done) override {
+    PostCall(ListCheckpointsMessage{.owner = std::move(owner), .id = id, .done = std::move(done)});
+  }
+  void Rewind(RewindSpec spec, EngineCallback<SessionSnapshotInfo> done) override {
+    PostTurn<RewindMessage>(std::move(spec), std::move(done));
+  }
 
   EngineStatus GetStatus() const override {
     return {.rows_used = shared_->rows_used.load(),
@@ -79,6 +94,9 @@ class EngineImpl final : public Engine {
   // Posts a call that answers through `done`, or answers it here.
   template <typename Message>
   void PostCall(Message message);
+  // Likewise for a turn that answers through `done`.
+  template <typename Message, typename Spec>
+  void PostTurn(Spec spec, EngineCallback<SessionSnapshotInfo> done);
 
   const EngineOptions options_;
   const Clock& clock_;
@@ -147,13 +165,19 @@ void EngineImpl::Open(std::string owner, absl::Duration ttl,
   PostCall(OpenMessage{.owner = std::move(owner), .ttl = ttl, .done = std::move(done)});
 }
 
-void EngineImpl::Append(AppendSpec spec, EngineCallback<SessionSnapshotInfo> done) {
+void EngineImpl::Fork(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) {
+  if (shared_->draining) return done(Refuse(RejectReasonLabel::kDraining));
+  PostCall(ForkMessage{.owner = std::move(owner), .id = id, .done = std::move(done)});
+}
+
+template <typename Message, typename Spec>
+void EngineImpl::PostTurn(Spec spec, EngineCallback<SessionSnapshotInfo> done) {
   if (absl::Status status = TakePlace(); !status.ok()) return done(status);
-  EngineMessage message = AppendMessage{
-      .spec = std::move(spec), .done = std::move(done), .accepted_at = clock_.Monotonic()};
+  EngineMessage message =
+      Message{.spec = std::move(spec), .done = std::move(done), .accepted_at = clock_.Monotonic()};
   if (shared_->mailbox.Post(std::move(message))) return;
   shared_->waiting.fetch_sub(1);
-  std::get<AppendMessage>(message).done(RefusePost());
+  std::get<Message>(message).done(RefusePost());
 }
 
 void EngineImpl::Close(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) {

@@ -25,6 +25,7 @@
 #include "server/engine/token_stream.h"
 #include "server/metrics/metrics.h"
 #include "server/session/session_id.h"
+#include "server/session/session_past.h"
 #include "server/session/session_phase.h"
 
 namespace gma {
@@ -38,6 +39,7 @@ struct EngineOptions {
   absl::Duration default_ttl = absl::Minutes(30);  // idle time until a session expires
   size_t stream_capacity = 256;     // token events a slow reader can leave waiting, >= 16
   std::vector<int32_t> end_tokens;  // the model's
+  PastLimits past = {};             // what each session remembers; private requests nothing
 };
 
 // Bytes of a token as text shown to a person: empty for control tokens.
@@ -75,11 +77,26 @@ struct AppendSpec {
   absl::Duration deadline = absl::InfiniteDuration();
 };
 
+struct RewindSpec {
+  std::string owner;
+  SessionId session;
+  RewindTarget target;
+  absl::Duration deadline = absl::InfiniteDuration();  // to begin by
+};
+
+struct CheckpointInfo {
+  std::string name;  // empty: automatic
+  int64_t context_tokens;
+  bool automatic;
+};
+
 struct SessionSnapshotInfo {
   SessionId id;
   SessionPhase phase;
   int64_t context_tokens;  // fed, pending token included
   absl::Duration age, idle, ttl;
+  int64_t checkpoints, checkpoint_bytes;  // kept for it; forks share bytes
+  int64_t oldest_rewind;                  // from here to the present, every position can be reached
 };
 
 struct EngineStatus {
@@ -128,6 +145,23 @@ class Engine {
                     EngineCallback<std::vector<SessionSnapshotInfo>> done) = 0;
   // Answers with what the session was; an active turn ends with kCancelled.
   virtual void Close(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) = 0;
+
+  // The calls below refuse a session that has an active turn with kFailedPrecondition.
+  //
+  // A second session with the same past and ttl, by one copy of the row.
+  // ERRORS: as Open.
+  virtual void Fork(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) = 0;
+  // Keeps the present state under `name`, which may be in use already; empty: under a number.
+  // ERRORS: kResourceExhausted when it does not fit into PastLimits::checkpoint_bytes.
+  virtual void Checkpoint(std::string owner, SessionId id, std::string name,
+                          EngineCallback<CheckpointInfo> done) = 0;
+  // Oldest first; also while a turn is active.
+  virtual void ListCheckpoints(std::string owner, SessionId id,
+                               EngineCallback<std::vector<CheckpointInfo>> done) = 0;
+  // Goes back to an earlier state, exactly. Feeding tokens again is an ordinary turn of the
+  // session; once begun it runs to its end, whoever waits for it.
+  // ERRORS: as Generate, and kNotFound for a name, kOutOfRange for a position out of reach.
+  virtual void Rewind(RewindSpec spec, EngineCallback<SessionSnapshotInfo> done) = 0;
 
   virtual EngineStatus GetStatus() const = 0;
 

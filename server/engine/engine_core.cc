@@ -19,7 +19,7 @@ EngineCore::EngineCore(const EngineOptions& options, CompiledDecoder& decoder,
       metrics_(metrics),
       pool_(std::move(pool)),
       shared_(std::move(shared)),
-      table_(options.max_sessions_per_owner),
+      table_(options.max_sessions_per_owner, options.past),
       logits_(static_cast<size_t>(options.max_batch_rows) *
               static_cast<size_t>(decoder.vocab_size())),
       answer_logits_(static_cast<size_t>(decoder.vocab_size())) {
@@ -107,6 +107,8 @@ void EngineCore::UpdateGauges() {
   metrics_.num_requests_waiting->Set(static_cast<double>(shared_->waiting.load()));
   metrics_.num_requests_paused->Set(static_cast<double>(paused_));
   metrics_.sessions->Set(table_.session_count());
+  metrics_.session_checkpoints->Set(static_cast<double>(table_.checkpoints().count));
+  metrics_.session_checkpoint_bytes->Set(static_cast<double>(table_.checkpoints().bytes));
   metrics_.state_rows[RowUseLabel::kSession]->Set(table_.session_count());
   metrics_.state_rows[RowUseLabel::kPrivate]->Set(table_.private_count());
   metrics_.state_rows[RowUseLabel::kFree]->Set(pool_->capacity() - pool_->used());

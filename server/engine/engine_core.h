@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -66,11 +67,16 @@ class EngineCore {
   // admission.cc: from message to a turn that can be scheduled.
   void OnMessage(GenerateMessage message);
   void OnMessage(AppendMessage message);
+  void OnMessage(RewindMessage message);
   void OnMessage(const CancelMessage& message);
   void Admit(std::unique_ptr<Request> request);
   absl::Status AdmitToSession(Request& request);
   absl::Status AdmitPrivate(Request& request);
   absl::Status BeginSessionTurn(Request& request, Session& session);
+  void StartTurn(Request& request, Session& session, TurnKind kind, bool new_input);
+  static absl::Status BusyError(const Session& session);
+  absl::Status CheckQuota(const Owner& owner, int32_t rows);
+  absl::Status NoRowError();
   Candidate MakeCandidate(const Request& request, int32_t index, Session* session);
 
   // session_calls.cc.
@@ -81,6 +87,16 @@ class EngineCore {
   absl::StatusOr<SessionSnapshotInfo> Open(const OpenMessage& message);
   SessionSnapshotInfo InfoOf(const Session& session) const;
   void ExpireSessions(absl::Duration now);
+
+  // past_calls.cc: fork, checkpoint, rewind.
+  void OnMessage(ForkMessage message);
+  void OnMessage(CheckpointMessage message);
+  void OnMessage(ListCheckpointsMessage message);
+  absl::StatusOr<SessionSnapshotInfo> Fork(const ForkMessage& message);
+  absl::StatusOr<CheckpointInfo> Keep(const CheckpointMessage& message);
+  absl::Status BeginRewind(Request& request, Session& session);
+  // As SessionTable::Find, without sessions that have an active turn.
+  absl::StatusOr<Session*> FindIdle(const std::string& owner, const SessionId& id);
 
   // step.cc: plan, run, commit.
   bool RunStep();

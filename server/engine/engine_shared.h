@@ -53,8 +53,31 @@ struct CloseMessage {
   EngineCallback<SessionSnapshotInfo> done;
 };
 
+struct ForkMessage {
+  std::string owner;
+  SessionId id;
+  EngineCallback<SessionSnapshotInfo> done;
+};
+struct CheckpointMessage {
+  std::string owner;
+  SessionId id;
+  std::string name;
+  EngineCallback<CheckpointInfo> done;
+};
+struct ListCheckpointsMessage {
+  std::string owner;
+  SessionId id;
+  EngineCallback<std::vector<CheckpointInfo>> done;
+};
+struct RewindMessage {
+  RewindSpec spec;
+  EngineCallback<SessionSnapshotInfo> done;
+  absl::Duration accepted_at;
+};
+
 using EngineMessage = std::variant<GenerateMessage, AppendMessage, CancelMessage, OpenMessage,
-                                   GetMessage, ListMessage, CloseMessage>;
+                                   GetMessage, ListMessage, CloseMessage, ForkMessage,
+                                   CheckpointMessage, ListCheckpointsMessage, RewindMessage>;
 
 // Shared with token streams too, whose readers may outlive the engine. THREADS: any.
 struct EngineShared {

@@ -1,4 +1,4 @@
-// One accepted turn: a Generate with its answers, or an Append.
+// One accepted turn: a Generate with its answers, an Append, or a Rewind.
 #ifndef GMA_SERVER_ENGINE_REQUEST_H_
 #define GMA_SERVER_ENGINE_REQUEST_H_
 
@@ -18,8 +18,8 @@
 
 namespace gma {
 
-// One answer of a request, or the feeding of an Append. The first one feeds the prompt; the others
-// of n start as copies of its state row.
+// One answer of a request, or the feeding of an Append or a Rewind. The first one feeds the prompt;
+// the others of n start as copies of its state row.
 struct Candidate {
   int32_t index = 0;
   uint64_t turn = 0;                         // order of acceptance, unique
@@ -60,12 +60,13 @@ struct Request {
   SamplingParams sampling;
   StopParams stop;
   int32_t n = 1;
-  // Append:
+  // Append and Rewind:
   EngineCallback<SessionSnapshotInfo> done;
+  std::optional<RewindTarget> rewind;  // of a Rewind
 
-  std::vector<int32_t> feed;  // everything to feed; an Append leaves its last token pending
+  std::vector<int32_t> feed;  // everything to feed; without an answer, its last token stays pending
   size_t next = 0;            // of `feed`: fed so far
-  size_t feed_end() const { return feed.size() - (generates() ? 0 : 1); }
+  size_t feed_end() const { return feed.size() - (generates() || feed.empty() ? 0 : 1); }
   int64_t cached_tokens = 0;  // in the state before
   std::vector<Candidate> candidates;
   int32_t live = 0;  // candidates that have not ended

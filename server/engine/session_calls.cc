@@ -1,11 +1,9 @@
 // Calls on sessions: open, get, list, close; and their expiry.
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "server/engine/engine_core.h"
-#include "server/engine/retry_hint.h"
 
 namespace gma {
 
@@ -16,16 +14,9 @@ void EngineCore::OnMessage(OpenMessage message) {
 
 absl::StatusOr<SessionSnapshotInfo> EngineCore::Open(const OpenMessage& message) {
   Owner& owner = table_.OwnerOf(message.owner);
-  if (absl::Status status = table_.CheckQuota(owner, 1); !status.ok()) {
-    metrics_.admission_rejected[RejectReasonLabel::kQuota]->Increment();
-    return status;
-  }
+  GMA_RETURN_IF_ERROR(CheckQuota(owner, 1));
   absl::StatusOr<StateRow> row = pool_->Acquire();
-  if (!row.ok()) {
-    metrics_.admission_rejected[RejectReasonLabel::kNoRow]->Increment();
-    return RetryLater(absl::StrCat("all ", pool_->capacity(), " state rows are in use"),
-                      shared_->retry_after_ms.load());
-  }
+  if (!row.ok()) return NoRowError();
   const absl::Duration ttl =
       message.ttl == absl::ZeroDuration() ? options_.default_ttl : message.ttl;
   const Session& session = table_.Insert(owner, *std::move(row), ttl, clock_.Monotonic());
@@ -66,12 +57,16 @@ void EngineCore::OnMessage(CloseMessage message) {
 SessionSnapshotInfo EngineCore::InfoOf(const Session& session) const {
   const absl::Duration now = clock_.Monotonic();
   const bool idle = session.phase() == SessionPhase::kIdle;
+  const SessionPast& past = session.past();
   return {.id = session.id(),
           .phase = session.phase(),
           .context_tokens = session.context_tokens(),
           .age = now - session.opened_at(),
           .idle = idle ? now - session.idle_since() : absl::ZeroDuration(),
-          .ttl = session.ttl()};
+          .ttl = session.ttl(),
+          .checkpoints = static_cast<int64_t>(past.ring().all().size()),
+          .checkpoint_bytes = static_cast<int64_t>(past.ring().bytes()),
+          .oldest_rewind = past.OldestRewind(session.context_tokens())};
 }
 
 void EngineCore::ExpireSessions(absl::Duration now) {

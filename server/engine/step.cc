@@ -147,13 +147,17 @@ void EngineCore::CommitPart(const StepPart& part, absl::Span<float> logits, absl
   Request& request = *part.request;
   Candidate& candidate = *part.candidate;
   if (candidate.decoding) {
-    candidate.session->Advance(1, std::nullopt);
+    candidate.session->Advance(absl::MakeConstSpan(&candidate.decode_token, 1), std::nullopt);
+    candidate.session->KeepAutomaticWhenDue();
     return Draw(request, candidate, logits, now);
   }
-  request.next += static_cast<size_t>(part.tokens);
+  const absl::Span<const int32_t> fed =
+      absl::MakeConstSpan(request.feed).subspan(request.next, static_cast<size_t>(part.tokens));
+  request.next += fed.size();
   const bool all = request.next == request.feed.size();
   candidate.session->Advance(
-      part.tokens, all ? std::nullopt : std::optional<int32_t>(request.feed[request.next]));
+      fed, all ? std::nullopt : std::optional<int32_t>(request.feed[request.next]));
+  candidate.session->KeepAutomaticWhenDue();
   if (!request.generates()) {
     if (request.next == request.feed_end()) FinishAppend(request);
     return;
@@ -175,7 +179,7 @@ void EngineCore::ForkPrompt(Request& request) {
     if (&candidate == &first) continue;
     const absl::Span<const uint8_t> from = first.session->row().bytes();
     std::memcpy(candidate.session->row().bytes().data(), from.data(), from.size());
-    candidate.session->Advance(static_cast<int64_t>(request.feed.size()), std::nullopt);
+    candidate.session->Advance(request.feed, std::nullopt);
   }
 }
 

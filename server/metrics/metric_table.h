@@ -71,9 +71,20 @@ struct MetricRow {
     "Sessions moved to a lower tier, or ended (to none), by reason.")                              \
   X(kSessionContextTokens, kHistogram, "gma_session_context_tokens", "",                           \
     "Tokens in a session's state when a turn on it ends.")                                         \
+  X(kSessionForks, kCounter, "gma_session_forks_total", "", "Sessions made as a copy of another.") \
+  X(kSessionRewinds, kCounter, "gma_session_rewinds_total", "",                                    \
+    "Sessions taken back to an earlier state.")                                                    \
+  X(kSessionRewindTokens, kCounter, "gma_session_rewind_tokens_total", "",                         \
+    "Tokens fed again to get from a checkpoint to the state asked for.")                           \
+  X(kSessionCheckpoints, kGauge, "gma_session_checkpoints", "",                                    \
+    "Copies of state rows kept for rewinding; forks share them.")                                  \
+  X(kSessionCheckpointBytes, kGauge, "gma_session_checkpoint_bytes", "",                           \
+    "Bytes of those copies in host memory.")                                                       \
   X(kModelLoad, kGauge, "gma_model_load_seconds", "", "Time the model took to load at start.")     \
   X(kModelWeightsBytes, kGauge, "gma_model_weights_bytes", "",                                     \
     "Bytes of the weights as they are kept in memory.")                                            \
+  X(kResidentMemoryBytes, kGauge, "gma_resident_memory_bytes", "",                                 \
+    "Resident memory of the process, everything included.")                                        \
   X(kBuildInfo, kGauge, "gma_build_info", "version,fingerprint,device,weights",                    \
     "Always 1; the labels say what runs.")
 

@@ -138,8 +138,14 @@ void BuildStepsAndState(Builder& builder, Metrics& metrics) {
   metrics.sessions = builder.Gauge(kSessions, {{"tier", "resident"}});
   metrics.session_expiries = builder.Counter(
       kSessionEvictions, {{"from", "resident"}, {"to", "none"}, {"reason", "idle"}});
+  metrics.session_forks = builder.Counter(kSessionForks);
+  metrics.session_rewinds = builder.Counter(kSessionRewinds);
+  metrics.session_rewind_tokens = builder.Counter(kSessionRewindTokens);
+  metrics.session_checkpoints = builder.Gauge(kSessionCheckpoints);
+  metrics.session_checkpoint_bytes = builder.Gauge(kSessionCheckpointBytes);
   metrics.model_load_seconds = builder.Gauge(kModelLoad);
   metrics.model_weights_bytes = builder.Gauge(kModelWeightsBytes);
+  metrics.resident_memory_bytes = builder.Gauge(kResidentMemoryBytes);
 }
 
 }  // namespace

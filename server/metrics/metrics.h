@@ -106,9 +106,12 @@ struct Metrics {
   MetricsByLabel<RowUseLabel, prometheus::Gauge, 3> state_rows;
   prometheus::Gauge *session_capacity, *sessions;
   prometheus::Counter* session_expiries;  // session_evictions_total{resident, none, idle}
+  prometheus::Counter *session_forks, *session_rewinds, *session_rewind_tokens;
+  prometheus::Gauge *session_checkpoints, *session_checkpoint_bytes;
 
   // The model, set once by the program.
   prometheus::Gauge *model_load_seconds, *model_weights_bytes;
+  prometheus::Gauge* resident_memory_bytes;  // set when they are read
 
   // Flushes every HistogramBatch. THREADS: the engine's.
   void FlushBatches();

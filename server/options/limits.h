@@ -53,6 +53,10 @@ struct Limit {
   X(kModelBytes, "model", 0, 256, "bytes", "empty is the only model")                         \
   X(kSessionIdBytes, "session_id", 0, 32, "bytes", "32 hex digits, or empty where allowed")   \
   X(kPageSize, "page_size", 0, 1000, "sessions", "0 means 100")                               \
+  X(kCheckpointName, "checkpoint.name", 0, 64, "bytes", "empty is numbered by the server")    \
+  X(kRewindCheckpoint, "rewind.checkpoint", 1, 64, "bytes", "name of a checkpoint")           \
+  X(kRewindTokens, "rewind.context_tokens", 0, 100000000000000, "tokens",                    \
+    "at most what the session holds")                                                         \
   X(kTokenizeBytes, "tokenize.text", 0, 1048576, "bytes", "")                                 \
   X(kDetokenizeIds, "detokenize.ids", 0, 1048576, "tokens", "")
 

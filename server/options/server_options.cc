@@ -42,7 +42,8 @@ CLI::Validator Integer(int64_t min, int64_t max) {
   return CLI::Validator(check, "", "");
 }
 
-CLI::Option* AddInteger(CLI::App& app, const char* flag, int32_t& value, int32_t min, int32_t max,
+template <typename Int>
+CLI::Option* AddInteger(CLI::App& app, const char* flag, Int& value, int64_t min, int64_t max,
                         const std::string& meaning) {
   return app
       .add_option(flag, value,
@@ -134,6 +135,18 @@ void AddCapacityFlags(CLI::App& app, RawFlags& raw) {
       ->group(group);
   AddInteger(app, "--max_batch_rows", options.max_batch_rows, 1, 65536,
              "Sessions in one step; lowered to --max_step_tokens and --max_sessions.")
+      ->group(group);
+  AddInteger(app, "--checkpoint_bytes", options.checkpoint_bytes, 0, int64_t{1} << 40,
+             "Bytes of host memory for the checkpoints of one session; 0 keeps none.")
+      ->group(group);
+  AddInteger(
+      app, "--checkpoint_tokens", options.checkpoint_tokens, 0, 1000000000,
+      "A checkpoint is made after so many tokens, besides those at the ends of turns; 0 makes "
+      "none.")
+      ->group(group);
+  AddInteger(
+      app, "--rewind_tokens", options.rewind_tokens, 0, 100000000,
+      "Token ids that a session remembers, to be fed again when it is rewound; 4 bytes each.")
       ->group(group);
   app.add_option("--session_ttl", raw.session_ttl,
                  "Idle time until a session expires, such as 90s, 30m or 12h. Range [1s, 168h], "

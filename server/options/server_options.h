@@ -42,7 +42,10 @@ struct ServerOptions {
   int32_t max_sessions = 128;
   int32_t max_waiting = 256;
   int32_t max_step_tokens = 64;
-  int32_t max_batch_rows = 64;  // at most max_step_tokens
+  int32_t max_batch_rows = 64;          // at most max_step_tokens
+  int64_t checkpoint_bytes = 32 << 20;  // of one session
+  int32_t checkpoint_tokens = 1024;
+  int32_t rewind_tokens = 65536;
   absl::Duration session_ttl = absl::Minutes(30);
   absl::Duration drain_timeout = absl::Seconds(30);
 

@@ -157,6 +157,25 @@ absl::StatusOr<AppendSpec> ConvertAppend(const v1::AppendRequest& request,
                     .wait_if_busy = request.wait_if_busy()};
 }
 
+absl::StatusOr<RewindSpec> ConvertRewind(const v1::RewindRequest& request) {
+  GMA_ASSIGN_OR_RETURN(const SessionId session, ConvertSessionId(request.session_id()));
+  RewindSpec spec{.owner = {}, .session = session, .target = int64_t{0}};
+  switch (request.target_case()) {
+    case v1::RewindRequest::kCheckpoint:
+      GMA_RETURN_IF_ERROR(CheckLimit(limits::kRewindCheckpoint, request.checkpoint().size()));
+      spec.target = request.checkpoint();
+      return spec;
+    case v1::RewindRequest::kContextTokens:
+      GMA_RETURN_IF_ERROR(
+          CheckLimit(limits::kRewindTokens, static_cast<double>(request.context_tokens())));
+      spec.target = request.context_tokens();
+      return spec;
+    case v1::RewindRequest::TARGET_NOT_SET:
+      break;
+  }
+  return absl::InvalidArgumentError("target is not set, must be checkpoint or context_tokens");
+}
+
 absl::StatusOr<ConvertedOpen> ConvertOpen(const v1::SessionOpen& open, const ServedModel& model) {
   GMA_RETURN_IF_ERROR(CheckModelName(open.model(), model));
   ConvertedOpen converted{};

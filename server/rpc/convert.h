@@ -63,6 +63,8 @@ absl::StatusOr<GenerateSpec> ConvertSessionGenerate(const v1::SessionGenerate& r
                                                     uint64_t fallback_seed);
 absl::StatusOr<AppendSpec> ConvertAppend(const v1::AppendRequest& request,
                                          const ServedModel& model);
+// Owner and deadline are the caller's to set.
+absl::StatusOr<RewindSpec> ConvertRewind(const v1::RewindRequest& request);
 absl::StatusOr<ConvertedOpen> ConvertOpen(const v1::SessionOpen& open, const ServedModel& model);
 
 // Ids of a DetokenizeRequest, all in [0, vocab_size of the tokenizer).

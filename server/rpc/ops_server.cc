@@ -7,6 +7,7 @@
 
 #include "CivetServer.h"
 #include "absl/strings/str_cat.h"
+#include "base/process_memory.h"
 #include "prometheus/registry.h"
 #include "prometheus/text_serializer.h"
 
@@ -24,15 +25,16 @@ void Reply(mg_connection* connection, const char* status, const char* type,
 
 class MetricsHandler final : public CivetHandler {
  public:
-  explicit MetricsHandler(prometheus::Registry& registry) : registry_(registry) {}
+  explicit MetricsHandler(Metrics& metrics) : metrics_(metrics) {}
   bool handleGet(CivetServer*, mg_connection* connection) override {
+    metrics_.resident_memory_bytes->Set(static_cast<double>(ResidentBytes()));
     Reply(connection, "200 OK", "text/plain; version=0.0.4; charset=utf-8",
-          prometheus::TextSerializer().Serialize(registry_.Collect()));
+          prometheus::TextSerializer().Serialize(metrics_.registry->Collect()));
     return true;
   }
 
  private:
-  prometheus::Registry& registry_;
+  Metrics& metrics_;
 };
 
 class LiveHandler final : public CivetHandler {
@@ -57,7 +59,7 @@ class ReadyHandler final : public CivetHandler {
 class OpsServerImpl final : public OpsServer {
  public:
   OpsServerImpl(const ListenAddress& listen, Metrics& metrics)
-      : metrics_(*metrics.registry),
+      : metrics_(metrics),
         server_(std::vector<std::string>{"listening_ports", listen.ToString(), "num_threads", "2",
                                          "enable_directory_listing", "no", "request_timeout_ms",
                                          "10000"}) {

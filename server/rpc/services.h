@@ -44,9 +44,13 @@ class SessionsService final : public v1::Sessions::CallbackService {
   Unary* Close(Context* context, const v1::CloseSessionRequest* request,
                v1::CloseSessionResponse* response) override;
 
-  Unary* Fork(Context* context, const v1::ForkRequest*, v1::SessionInfo*) override;
-  Unary* Checkpoint(Context* context, const v1::CheckpointRequest*, v1::CheckpointInfo*) override;
-  Unary* Rewind(Context* context, const v1::RewindRequest*, v1::SessionInfo*) override;
+  Unary* Fork(Context* context, const v1::ForkRequest* request, v1::SessionInfo* response) override;
+  Unary* Checkpoint(Context* context, const v1::CheckpointRequest* request,
+                    v1::CheckpointInfo* response) override;
+  Unary* ListCheckpoints(Context* context, const v1::ListCheckpointsRequest* request,
+                         v1::ListCheckpointsResponse* response) override;
+  Unary* Rewind(Context* context, const v1::RewindRequest* request,
+                v1::SessionInfo* response) override;
   grpc::ServerWriteReactor<v1::StateChunk>* Export(Context* context,
                                                    const v1::ExportRequest*) override;
   grpc::ServerReadReactor<v1::StateChunk>* Import(Context* context, v1::SessionInfo*) override;

@@ -38,6 +38,15 @@ void FillInfo(const SessionSnapshotInfo& from, const ServedModel& model, v1::Ses
   to.set_age_seconds(absl::ToInt64Seconds(from.age));
   to.set_idle_seconds(absl::ToInt64Seconds(from.idle));
   to.set_ttl_seconds(absl::ToInt64Seconds(from.ttl));
+  to.set_checkpoints(from.checkpoints);
+  to.set_checkpoint_bytes(from.checkpoint_bytes);
+  to.set_oldest_rewind_tokens(from.oldest_rewind);
+}
+
+void FillCheckpoint(const CheckpointInfo& from, v1::CheckpointInfo& to) {
+  to.set_name(from.name);
+  to.set_context_tokens(from.context_tokens);
+  to.set_automatic(from.automatic);
 }
 
 // Answers with `fill` of the engine's answer, on the dispatcher's thread.
@@ -147,20 +156,57 @@ grpc::ServerUnaryReactor* SessionsService::Close(Context* context,
   });
 }
 
-grpc::ServerUnaryReactor* SessionsService::Fork(Context* context, const v1::ForkRequest*,
-                                                v1::SessionInfo*) {
-  return UnimplementedUnary(context, "Sessions.Fork");
+grpc::ServerUnaryReactor* SessionsService::Fork(Context* context, const v1::ForkRequest* request,
+                                                v1::SessionInfo* response) {
+  return ServeUnary(context, env_, [&](UnaryReply& reply) -> absl::Status {
+    GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context, env_));
+    GMA_ASSIGN_OR_RETURN(const SessionId id, ConvertSessionId(request->session_id()));
+    env_.engine.Fork(std::move(owner), id, AnswerInfo(std::move(reply), env_, response));
+    return absl::OkStatus();
+  });
 }
 
 grpc::ServerUnaryReactor* SessionsService::Checkpoint(Context* context,
-                                                      const v1::CheckpointRequest*,
-                                                      v1::CheckpointInfo*) {
-  return UnimplementedUnary(context, "Sessions.Checkpoint");
+                                                      const v1::CheckpointRequest* request,
+                                                      v1::CheckpointInfo* response) {
+  return ServeUnary(context, env_, [&](UnaryReply& reply) -> absl::Status {
+    GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context, env_));
+    GMA_ASSIGN_OR_RETURN(const SessionId id, ConvertSessionId(request->session_id()));
+    GMA_RETURN_IF_ERROR(CheckLimit(limits::kCheckpointName, request->name().size()));
+    auto fill = [response](const CheckpointInfo& info) { FillCheckpoint(info, *response); };
+    env_.engine.Checkpoint(std::move(owner), id, request->name(),
+                           Answer<CheckpointInfo>(std::move(reply), env_, fill));
+    return absl::OkStatus();
+  });
 }
 
-grpc::ServerUnaryReactor* SessionsService::Rewind(Context* context, const v1::RewindRequest*,
-                                                  v1::SessionInfo*) {
-  return UnimplementedUnary(context, "Sessions.Rewind");
+grpc::ServerUnaryReactor* SessionsService::ListCheckpoints(
+    Context* context, const v1::ListCheckpointsRequest* request,
+    v1::ListCheckpointsResponse* response) {
+  return ServeUnary(context, env_, [&](UnaryReply& reply) -> absl::Status {
+    GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context, env_));
+    GMA_ASSIGN_OR_RETURN(const SessionId id, ConvertSessionId(request->session_id()));
+    auto fill = [response](const std::vector<CheckpointInfo>& infos) {
+      for (const CheckpointInfo& info : infos) FillCheckpoint(info, *response->add_checkpoints());
+    };
+    env_.engine.ListCheckpoints(
+        std::move(owner), id,
+        Answer<std::vector<CheckpointInfo>>(std::move(reply), env_, std::move(fill)));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* SessionsService::Rewind(Context* context,
+                                                  const v1::RewindRequest* request,
+                                                  v1::SessionInfo* response) {
+  return ServeUnary(context, env_, [&](UnaryReply& reply) -> absl::Status {
+    GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context, env_));
+    GMA_ASSIGN_OR_RETURN(RewindSpec spec, ConvertRewind(*request));
+    spec.owner = std::move(owner);
+    spec.deadline = DeadlineOf(*context, env_.clock);
+    env_.engine.Rewind(std::move(spec), AnswerInfo(std::move(reply), env_, response));
+    return absl::OkStatus();
+  });
 }
 
 grpc::ServerWriteReactor<v1::StateChunk>* SessionsService::Export(Context*,

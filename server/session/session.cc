@@ -1,6 +1,7 @@
 #include "server/session/session.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "base/check.h"
@@ -25,22 +26,24 @@ bool Legal(SessionPhase from, SessionPhase to) {
 }  // namespace
 
 Session::Session(Owner& owner, SessionId id, uint64_t number, StateRow row, absl::Duration ttl,
-                 absl::Duration now)
+                 absl::Duration now, SessionPast past)
     : owner_(owner),
       id_(id),
       number_(number),
       row_(std::move(row)),
       ttl_(ttl),
       opened_at_(now),
-      idle_since_(now) {}
+      idle_since_(now),
+      past_(std::move(past)) {}
 
 std::vector<int32_t> Session::TokensToFeed(absl::Span<const int32_t> close,
                                            absl::Span<const int32_t> input) const {
   size_t drawn = 0;  // tokens of `close` that the answer ends with
-  if (answer_open_) {
-    drawn = std::min(close.size(), answer_tail_.size());
+  if (point_.answer_open) {
+    const std::vector<int32_t>& tail = point_.answer_tail;
+    drawn = std::min(close.size(), tail.size());
     while (drawn > 0 && !std::equal(close.begin(), close.begin() + static_cast<ptrdiff_t>(drawn),
-                                    answer_tail_.end() - static_cast<ptrdiff_t>(drawn))) {
+                                    tail.end() - static_cast<ptrdiff_t>(drawn))) {
       --drawn;
     }
     close.remove_prefix(drawn);
@@ -49,37 +52,39 @@ std::vector<int32_t> Session::TokensToFeed(absl::Span<const int32_t> close,
   }
   std::vector<int32_t> feed;
   feed.reserve(1 + close.size() + input.size());
-  if (pending_) feed.push_back(*pending_);
+  if (point_.pending) feed.push_back(*point_.pending);
   feed.insert(feed.end(), close.begin(), close.end());
   feed.insert(feed.end(), input.begin(), input.end());
   return feed;
 }
 
-void Session::BeginTurn(bool generates, bool new_input) {
+void Session::BeginTurn(TurnKind kind, bool new_input) {
   SetPhase(SessionPhase::kQueued);
-  turn_generates_ = generates;
+  turn_kind_ = kind;
   turn_new_input_ = new_input;
 }
 
-void Session::Advance(int64_t count, std::optional<int32_t> next) {
-  GMA_CHECK(phase_ != SessionPhase::kIdle && count > 0);
+void Session::Advance(absl::Span<const int32_t> tokens, std::optional<int32_t> next) {
+  GMA_CHECK(phase_ != SessionPhase::kIdle && !tokens.empty());
   Touch();
-  fed_ += count;
-  pending_ = next;
+  for (int32_t token : tokens) past_.log().Put(point_.fed++, token, /*drawn=*/false);
+  point_.pending = next;
+  if (next) past_.log().Put(point_.fed, *next, /*drawn=*/false);
 }
 
 void Session::SetPending(int32_t token) {
   GMA_CHECK(phase_ != SessionPhase::kIdle);
   Touch();
-  pending_ = token;
+  point_.pending = token;
+  past_.log().Put(point_.fed, token, /*drawn=*/false);
 }
 
 void Session::Draw(int32_t token) {
-  GMA_CHECK(phase_ != SessionPhase::kIdle && !pending_);
+  GMA_CHECK(phase_ != SessionPhase::kIdle && !point_.pending);
   if (phase_ == SessionPhase::kPrefilling) SetPhase(SessionPhase::kDecoding);
-  pending_ = token;
-  if (answer_tail_.size() == kAnswerTail) answer_tail_.erase(answer_tail_.begin());
-  answer_tail_.push_back(token);
+  point_.pending = token;
+  point_.AddToTail(token);
+  past_.log().Put(point_.fed, token, /*drawn=*/true);
 }
 
 void Session::EndTurn(absl::Duration now) {
@@ -95,8 +100,42 @@ void Session::SetPhase(SessionPhase phase) {
 void Session::Touch() {
   if (phase_ != SessionPhase::kQueued) return;
   SetPhase(SessionPhase::kPrefilling);
-  answer_open_ = turn_generates_;
-  if (turn_new_input_) answer_tail_.clear();
+  if (turn_kind_ == TurnKind::kReplay) return;  // the turns it repeats are over
+  const bool generates = turn_kind_ == TurnKind::kAnswer;
+  past_.log().BeginTurn(point_, generates, turn_new_input_);
+  point_.answer_open = generates;
+  if (turn_new_input_) point_.answer_tail.clear();
+}
+
+void Session::ContinueFrom(const Session& other) {
+  GMA_CHECK(phase_ == SessionPhase::kIdle && other.phase_ == SessionPhase::kIdle);
+  point_ = other.point_;
+  past_ = other.past_;
+}
+
+absl::StatusOr<const Checkpoint*> Session::KeepCheckpoint(std::string_view name) {
+  GMA_CHECK(phase_ == SessionPhase::kIdle);
+  return past_.Keep(name, point_, row_.bytes());
+}
+
+void Session::KeepAutomaticWhenDue() {
+  if (past_.WantsAutomatic(point_.fed)) KeepAutomatic();
+}
+
+void Session::Rewind(const RewindTarget& target, const RewindPlan& plan) {
+  GMA_CHECK(phase_ == SessionPhase::kIdle);
+  const absl::Span<uint8_t> row = row_.bytes();
+  if (plan.row != nullptr) {
+    GMA_CHECK(plan.row->bytes().size() == row.size());
+    std::memcpy(row.data(), plan.row->bytes().data(), row.size());
+  } else {
+    std::memset(row.data(), 0, row.size());
+  }
+  past_.Rewound(target, plan);
+  point_ = plan.point;
+  if (plan.replay.empty()) return;
+  point_.fed = plan.row_fed;
+  point_.pending.reset();
 }
 
 }  // namespace gma

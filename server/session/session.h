@@ -1,10 +1,11 @@
 // One client's ongoing sequence: its state row, what was fed into it, and the token that is drawn
 // but not fed yet.
 //
-// A token fed into a state cannot be taken out. So the last token of a turn (the last drawn, or the
-// last of an appended input) stays *pending*: it is fed at the start of the next turn, and nothing
-// is ever fed twice. A turn that breaks off anywhere leaves the token that would have come next
-// pending, so the session goes on from exactly what was fed.
+// A token fed into a state cannot be taken out, but a session remembers its last tokens and copies
+// of its row, and can be rewound to an earlier state and fed again (session_past.h). So the last
+// token of a turn (the last drawn, or the last of an appended input) stays *pending*: it is fed at
+// the start of the next turn, and nothing is ever fed twice. A turn that breaks off anywhere leaves
+// the token that would have come next pending, so the session goes on from exactly what was fed.
 #ifndef GMA_SERVER_SESSION_SESSION_H_
 #define GMA_SERVER_SESSION_SESSION_H_
 
@@ -13,25 +14,31 @@
 #include <optional>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "model/state/state_pool.h"
 #include "server/session/session_id.h"
+#include "server/session/session_past.h"
 #include "server/session/session_phase.h"
+#include "server/session/session_point.h"
 
 namespace gma {
 
 struct Owner;
 
+enum class TurnKind {
+  kAppend,  // feeds input
+  kAnswer,  // feeds and draws; a later chat message has to close it
+  kReplay,  // feeds again what a rewound session has been fed before
+};
+
 // Times are on Clock::Monotonic(). THREADS: engine thread only.
 class Session {
  public:
-  // Drawn tokens remembered to see how much of a closing sequence the answer has drawn itself.
-  static constexpr size_t kAnswerTail = 16;
-
   // `owner` outlives the session. `number` increases with the order of opening.
   Session(Owner& owner, SessionId id, uint64_t number, StateRow row, absl::Duration ttl,
-          absl::Duration now);
+          absl::Duration now, SessionPast past = {});
 
   const SessionId& id() const { return id_; }
   Owner& owner() const { return owner_; }
@@ -39,9 +46,10 @@ class Session {
   StateRow& row() { return row_; }
   const StateRow& row() const { return row_; }
   SessionPhase phase() const { return phase_; }
-  int64_t fed() const { return fed_; }  // tokens in the state
-  std::optional<int32_t> pending() const { return pending_; }
-  int64_t context_tokens() const { return fed_ + (pending_ ? 1 : 0); }
+  int64_t fed() const { return point_.fed; }  // tokens in the state
+  std::optional<int32_t> pending() const { return point_.pending; }
+  int64_t context_tokens() const { return point_.context_tokens(); }
+  const SessionPast& past() const { return past_; }
   absl::Duration opened_at() const { return opened_at_; }
   absl::Duration idle_since() const { return idle_since_; }  // while idle
   absl::Duration ttl() const { return ttl_; }
@@ -53,19 +61,30 @@ class Session {
   std::vector<int32_t> TokensToFeed(absl::Span<const int32_t> close,
                                     absl::Span<const int32_t> input) const;
 
-  // A turn begins. `generates`: it is an answer, which a later chat message has to close.
-  // `new_input`: it brings input of its own and does not go on with the last answer.
+  // A turn begins. `new_input`: it brings input of its own and does not go on with the last answer.
   // REQUIRES: idle.
-  void BeginTurn(bool generates, bool new_input);
-  // A step fed `count` tokens; `next` is the one that comes after them, if it is known.
-  // REQUIRES: a turn is active; count > 0.
-  void Advance(int64_t count, std::optional<int32_t> next);
+  void BeginTurn(TurnKind kind, bool new_input);
+  // A step fed `tokens`; `next` is the one that comes after them, if it is known.
+  // REQUIRES: a turn is active; tokens is not empty.
+  void Advance(absl::Span<const int32_t> tokens, std::optional<int32_t> next);
   // A turn that feeds nothing leaves `token` as the one to feed next. REQUIRES: a turn is active.
   void SetPending(int32_t token);
   // A token was drawn after everything was fed. REQUIRES: a turn is active; nothing is pending.
   void Draw(int32_t token);
   // The turn ended. REQUIRES: a turn is active.
   void EndTurn(absl::Duration now);
+
+  // Takes the past of `other`, whose row was copied into this one's. REQUIRES: both are idle.
+  void ContinueFrom(const Session& other);
+  // As SessionPast::Keep. REQUIRES: idle.
+  absl::StatusOr<const Checkpoint*> KeepCheckpoint(std::string_view name);
+  // Keeps an automatic checkpoint; at any time, or only when enough was fed since the last one.
+  void KeepAutomatic() { past_.KeepAutomatic(point_, row_.bytes()); }
+  void KeepAutomaticWhenDue();
+  // Goes the way of `plan`: copies its row and stands there. What is left is to feed plan.replay
+  // but for its last token in a turn of kReplay, and SetPending that one; nothing, when it is
+  // empty. REQUIRES: idle; `plan` is of past().PlanRewind(target) just now.
+  void Rewind(const RewindTarget& target, const RewindPlan& plan);
 
  private:
   void SetPhase(SessionPhase phase);
@@ -79,11 +98,10 @@ class Session {
   const absl::Duration ttl_, opened_at_;
   absl::Duration idle_since_;
   SessionPhase phase_ = SessionPhase::kIdle;
-  int64_t fed_ = 0;
-  std::optional<int32_t> pending_;
-  bool answer_open_ = false;          // the last turn was an answer
-  std::vector<int32_t> answer_tail_;  // its last tokens, at most kAnswerTail
-  bool turn_generates_ = false, turn_new_input_ = false;
+  SessionPoint point_;
+  SessionPast past_;
+  TurnKind turn_kind_ = TurnKind::kAppend;
+  bool turn_new_input_ = false;
 };
 
 }  // namespace gma

@@ -51,13 +51,20 @@ absl::Status SessionTable::CheckQuota(const Owner& owner, int32_t rows) const {
 Session& SessionTable::Insert(Owner& owner, StateRow row, absl::Duration ttl, absl::Duration now) {
   GMA_CHECK(row.holds());
   const SessionId id = SessionId::Random();
-  auto session = std::make_unique<Session>(owner, id, next_number_++, std::move(row), ttl, now);
+  auto session = std::make_unique<Session>(owner, id, next_number_++, std::move(row), ttl, now,
+                                           SessionPast(past_, &checkpoints_));
   Session& inserted = *session;
   GMA_CHECK(owner.sessions.try_emplace(id, std::move(session)).second);
   expiry_[KeyOf(inserted)] = &inserted;
   ++owner.rows;
   ++session_count_;
   return inserted;
+}
+
+Session& SessionTable::InsertFork(const Session& source, StateRow row, absl::Duration now) {
+  Session& fork = Insert(source.owner(), std::move(row), source.ttl(), now);
+  fork.ContinueFrom(source);
+  return fork;
 }
 
 std::unique_ptr<Session> SessionTable::InsertPrivate(Owner& owner, StateRow row,
@@ -96,9 +103,9 @@ void SessionTable::Erase(Session& session, SessionEnd end, absl::Duration now) {
   GMA_CHECK(owner.sessions.erase(SessionId(session.id())) == 1);
 }
 
-void SessionTable::BeginTurn(Session& session, bool generates, bool new_input) {
+void SessionTable::BeginTurn(Session& session, TurnKind kind, bool new_input) {
   expiry_.erase(KeyOf(session));
-  session.BeginTurn(generates, new_input);
+  session.BeginTurn(kind, new_input);
 }
 
 void SessionTable::EndTurn(Session& session, absl::Duration now) {

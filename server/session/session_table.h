@@ -47,8 +47,10 @@ class SessionTable {
  public:
   static constexpr size_t kRememberedEnds = 256;  // an owner
 
-  // `max_rows_per_owner`: quota of state rows, private sessions included.
-  explicit SessionTable(int32_t max_rows_per_owner) : max_rows_per_owner_(max_rows_per_owner) {}
+  // `max_rows_per_owner`: quota of state rows, private sessions included. `past`: what each session
+  // remembers; private ones remember nothing.
+  explicit SessionTable(int32_t max_rows_per_owner, const PastLimits& past = {})
+      : max_rows_per_owner_(max_rows_per_owner), past_(past) {}
 
   // The record of the owner called `name`, made at its first use.
   Owner& OwnerOf(std::string_view name);
@@ -57,6 +59,9 @@ class SessionTable {
 
   // Adds a session with a new random id. REQUIRES: the quota was checked; row.holds().
   Session& Insert(Owner& owner, StateRow row, absl::Duration ttl, absl::Duration now);
+  // Adds a session that goes on from where `source` stands, with its past and its ttl.
+  // REQUIRES: as for Insert; `row` is a copy of the row of `source`, which is idle.
+  Session& InsertFork(const Session& source, StateRow row, absl::Duration now);
   // A session that no id finds, for one request. REQUIRES: as for Insert.
   std::unique_ptr<Session> InsertPrivate(Owner& owner, StateRow row, absl::Duration now);
   // Ends one; its row goes back at once.
@@ -70,7 +75,7 @@ class SessionTable {
   void Erase(Session& session, SessionEnd end, absl::Duration now);
 
   // Sessions expire while idle only. Insert leaves a session idle.
-  void BeginTurn(Session& session, bool generates, bool new_input);
+  void BeginTurn(Session& session, TurnKind kind, bool new_input);
   void EndTurn(Session& session, absl::Duration now);
   // Erases every session whose idle time has reached its ttl, after calling `expired` with it.
   // Returns how many there were.
@@ -84,6 +89,7 @@ class SessionTable {
 
   int32_t session_count() const { return session_count_; }  // without private ones
   int32_t private_count() const { return private_count_; }
+  const CheckpointTotals& checkpoints() const { return checkpoints_; }
   // Calls `visit` with every session that is not private, owner by owner.
   void ForEach(absl::FunctionRef<void(const Session&)> visit) const;
 
@@ -94,6 +100,8 @@ class SessionTable {
   }
 
   const int32_t max_rows_per_owner_;
+  const PastLimits past_;
+  CheckpointTotals checkpoints_;  // of all sessions, which go before it
   std::map<std::string, Owner, std::less<>> owners_;
   std::map<ExpiryKey, Session*> expiry_;  // every idle session
   uint64_t next_number_ = 0;

@@ -140,6 +140,20 @@ std::map<std::string_view, Convert> OtherCases() {
          open.set_initial_credit(v);
          return ConvertOpen(open, model).status();
        }},
+      {"rewind.checkpoint",
+       [](const ServedModel&, double v) {
+         v1::RewindRequest request;
+         request.set_session_id(std::string(32, 'a'));
+         request.set_checkpoint(Bytes(v));
+         return ConvertRewind(request).status();
+       }},
+      {"rewind.context_tokens",
+       [](const ServedModel&, double v) {
+         v1::RewindRequest request;
+         request.set_session_id(std::string(32, 'a'));
+         request.set_context_tokens(static_cast<int64_t>(v));
+         return ConvertRewind(request).status();
+       }},
       {"detokenize.ids",
        [](const ServedModel& model, double v) {
          v1::DetokenizeRequest request;
@@ -157,6 +171,7 @@ const std::map<std::string_view, const char*> kElsewhere = {
     {"input.chat.messages.role", "ConvertTest.ChatRoles"},
     {"credit.tokens", "session_test"},
     {"page_size", "session_test"},
+    {"checkpoint.name", "past_test"},
     {"tokenize.text", "generation_test"},
 };
 

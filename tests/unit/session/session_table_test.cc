@@ -75,7 +75,7 @@ TEST_F(SessionTableTest, RememberedEndsAreBounded) {
 TEST_F(SessionTableTest, ExpiryCountsIdleTimeOnly) {
   const SessionId idle = Open("alice").id();
   Session& busy = Open("alice");
-  table.BeginTurn(busy, true, true);
+  table.BeginTurn(busy, TurnKind::kAnswer, true);
   EXPECT_EQ(table.NextExpiry(), kStart + absl::Seconds(10));
   EXPECT_EQ(Expire(kStart + absl::Seconds(9)), 0);
   EXPECT_EQ(Expire(kStart + absl::Seconds(10)), 1);

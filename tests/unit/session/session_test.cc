@@ -27,10 +27,10 @@ class SessionTest : public ::testing::Test {
   void Turn(const std::vector<int32_t>& close, const std::vector<int32_t>& input,
             const std::vector<int32_t>& answer) {
     const std::vector<int32_t> feed = session.TokensToFeed(close, input);
-    session.BeginTurn(/*generates=*/true, /*new_input=*/!input.empty());
-    session.Advance(static_cast<int64_t>(feed.size()), std::nullopt);
+    session.BeginTurn(TurnKind::kAnswer, /*new_input=*/!input.empty());
+    session.Advance(feed, std::nullopt);
     for (size_t i = 0; i < answer.size(); ++i) {
-      if (i > 0) session.Advance(1, std::nullopt);
+      if (i > 0) session.Advance({answer[i - 1]}, std::nullopt);
       session.Draw(answer[i]);
     }
     session.EndTurn(absl::Seconds(6));
@@ -75,8 +75,8 @@ TEST_F(SessionTest, AnAnswerThatGoesOnRemembersWhatItDrewBefore) {
 }
 
 TEST_F(SessionTest, AnInterruptedPromptLeavesItsNextTokenPending) {
-  session.BeginTurn(true, true);
-  session.Advance(2, 33);
+  session.BeginTurn(TurnKind::kAnswer, true);
+  session.Advance({31, 32}, 33);
   session.EndTurn(absl::Seconds(6));
   EXPECT_EQ(session.fed(), 2);
   EXPECT_THAT(session.TokensToFeed({}, {}), ElementsAre(33));
@@ -86,25 +86,25 @@ TEST_F(SessionTest, AnInterruptedPromptLeavesItsNextTokenPending) {
 
 TEST_F(SessionTest, ATurnThatFedNothingChangesNothing) {
   Turn({}, {1}, {4});
-  session.BeginTurn(false, true);
+  session.BeginTurn(TurnKind::kAppend, true);
   session.EndTurn(absl::Seconds(7));
   EXPECT_THAT(session.TokensToFeed({4, 8}, {9}), ElementsAre(4, 8, 9));
 }
 
 TEST_F(SessionTest, AnAppendLeavesNoAnswerOpen) {
   Turn({}, {1}, {4});
-  session.BeginTurn(false, true);
-  session.Advance(2, 6);
+  session.BeginTurn(TurnKind::kAppend, true);
+  session.Advance({4, 5}, 6);
   session.EndTurn(absl::Seconds(7));
   EXPECT_THAT(session.TokensToFeed({4, 8}, {9}), ElementsAre(6, 9));
 }
 
 TEST_F(SessionTest, PhasesFollowTheTurn) {
-  session.BeginTurn(true, true);
+  session.BeginTurn(TurnKind::kAnswer, true);
   EXPECT_EQ(session.phase(), SessionPhase::kQueued);
-  session.Advance(1, 5);
+  session.Advance({4}, 5);
   EXPECT_EQ(session.phase(), SessionPhase::kPrefilling);
-  session.Advance(1, std::nullopt);
+  session.Advance({5}, std::nullopt);
   session.Draw(6);
   EXPECT_EQ(session.phase(), SessionPhase::kDecoding);
   session.EndTurn(absl::Seconds(8));
@@ -114,11 +114,11 @@ TEST_F(SessionTest, PhasesFollowTheTurn) {
 
 TEST_F(SessionTest, IllegalTransitionsStopTheProcess) {
   EXPECT_DEATH(session.EndTurn(absl::Seconds(6)), "check failed");
-  EXPECT_DEATH(session.Advance(1, std::nullopt), "check failed");
+  EXPECT_DEATH(session.Advance({1}, std::nullopt), "check failed");
   EXPECT_DEATH(
       {
-        session.BeginTurn(true, true);
-        session.BeginTurn(true, true);
+        session.BeginTurn(TurnKind::kAnswer, true);
+        session.BeginTurn(TurnKind::kAnswer, true);
       },
       "check failed");
 }

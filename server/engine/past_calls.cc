@@ -1,0 +1,86 @@
+// Sessions as values: fork, checkpoint, rewind.
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "server/engine/engine_core.h"
+
+namespace gma {
+namespace {
+
+CheckpointInfo InfoOf(const Checkpoint& checkpoint) {
+  return {.name = checkpoint.name,
+          .context_tokens = checkpoint.point.context_tokens(),
+          .automatic = checkpoint.kind == CheckpointKind::kAutomatic};
+}
+
+}  // namespace
+
+absl::StatusOr<Session*> EngineCore::FindIdle(const std::string& owner, const SessionId& id) {
+  GMA_ASSIGN_OR_RETURN(Session* const session, table_.Find(owner, id, clock_.Monotonic()));
+  if (turns_.contains(session->number())) return BusyError(*session);
+  return session;
+}
+
+void EngineCore::OnMessage(ForkMessage message) {
+  absl::StatusOr<SessionSnapshotInfo> info = Fork(message);
+  message.done(std::move(info));
+}
+
+absl::StatusOr<SessionSnapshotInfo> EngineCore::Fork(const ForkMessage& message) {
+  GMA_ASSIGN_OR_RETURN(const Session* const source, FindIdle(message.owner, message.id));
+  GMA_RETURN_IF_ERROR(CheckQuota(source->owner(), 1));
+  absl::StatusOr<StateRow> row = pool_->AcquireCopy(source->row());
+  if (!row.ok()) return NoRowError();
+  const Session& fork = table_.InsertFork(*source, *std::move(row), clock_.Monotonic());
+  metrics_.session_forks->Increment();
+  GMA_LOG(kInfo, "session_forked",
+          {{"session", fork.id().Short()},
+           {"of", source->id().Short()},
+           {"context_tokens", fork.context_tokens()},
+           {"rows_used", pool_->used()}});
+  return EngineCore::InfoOf(fork);
+}
+
+void EngineCore::OnMessage(CheckpointMessage message) {
+  absl::StatusOr<CheckpointInfo> info = Keep(message);
+  message.done(std::move(info));
+}
+
+absl::StatusOr<CheckpointInfo> EngineCore::Keep(const CheckpointMessage& message) {
+  GMA_ASSIGN_OR_RETURN(Session* const session, FindIdle(message.owner, message.id));
+  GMA_ASSIGN_OR_RETURN(const Checkpoint* const kept, session->KeepCheckpoint(message.name));
+  return gma::InfoOf(*kept);
+}
+
+void EngineCore::OnMessage(ListCheckpointsMessage message) {
+  absl::StatusOr<Session*> session = table_.Find(message.owner, message.id, clock_.Monotonic());
+  if (!session.ok()) return message.done(session.status());
+  std::vector<CheckpointInfo> infos;
+  for (const Checkpoint& checkpoint : (*session)->past().ring().all()) {
+    infos.push_back(gma::InfoOf(checkpoint));
+  }
+  message.done(std::move(infos));
+}
+
+absl::Status EngineCore::BeginRewind(Request& request, Session& session) {
+  GMA_ASSIGN_OR_RETURN(const RewindPlan plan,
+                       session.past().PlanRewind(*request.rewind, session.context_tokens()));
+  metrics_.session_rewinds->Increment();
+  GMA_LOG(kInfo, "session_rewound",
+          {{"session", session.id().Short()},
+           {"from", session.context_tokens()},
+           {"to", plan.point.context_tokens()},
+           {"checkpoint_at", plan.row_fed}});
+  session.Rewind(*request.rewind, plan);
+  request.feed = plan.replay;
+  metrics_.session_rewind_tokens->Increment(static_cast<double>(request.feed_end()));
+  // The row is on its way: a session that stopped there would be one that nobody asked for.
+  request.deadline = absl::InfiniteDuration();
+  StartTurn(request, session, TurnKind::kReplay, /*new_input=*/false);
+  return absl::OkStatus();
+}
+
+}  // namespace gma

@@ -1,0 +1,105 @@
+#include "server/session/checkpoint_ring.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace gma {
+
+SavedRow::SavedRow(absl::Span<const uint8_t> bytes, CheckpointTotals& totals)
+    : bytes_(bytes.begin(), bytes.end()), totals_(totals) {
+  ++totals_.count;
+  totals_.bytes += static_cast<int64_t>(bytes_.size());
+}
+
+SavedRow::~SavedRow() {
+  --totals_.count;
+  totals_.bytes -= static_cast<int64_t>(bytes_.size());
+}
+
+absl::StatusOr<const Checkpoint*> CheckpointRing::Keep(CheckpointKind kind, std::string_view name,
+                                                       const SessionPoint& point,
+                                                       absl::Span<const uint8_t> row) {
+  const auto same_name = [&](const Checkpoint& other) { return other.name == name; };
+  auto victim = checkpoints_.end();
+  if (kind == CheckpointKind::kNamed) {
+    victim = std::find_if(checkpoints_.begin(), checkpoints_.end(), same_name);
+  }
+  // All rows have one size: the place of one other is enough.
+  if (victim == checkpoints_.end() && bytes_ + row.size() > limit_) victim = Victim(kind);
+  const size_t kept = bytes_ - (victim == checkpoints_.end() ? 0 : victim->row->bytes().size());
+  if (kept + row.size() > limit_) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a checkpoint takes ", row.size(), " bytes and the session's others hold ",
+                     kept, ", limit ", limit_, " bytes (--checkpoint_bytes)"));
+  }
+  if (victim != checkpoints_.end()) Erase(victim);
+  Checkpoint checkpoint = {.kind = kind,
+                           .name = std::string(name),
+                           .point = point,
+                           .shared_tokens = point.context_tokens(),
+                           .row = std::make_shared<SavedRow>(row, *totals_)};
+  if (kind == CheckpointKind::kNumbered) checkpoint.name = NextNumber();
+  if (kind == CheckpointKind::kAutomatic) checkpoint.name.clear();
+  checkpoints_.push_back(std::move(checkpoint));
+  bytes_ += row.size();
+  return &checkpoints_.back();
+}
+
+const Checkpoint* CheckpointRing::Find(std::string_view name) const {
+  for (const Checkpoint& checkpoint : checkpoints_) {
+    if (checkpoint.name == name) return &checkpoint;
+  }
+  return nullptr;
+}
+
+int64_t CheckpointRing::latest_fed() const {
+  for (auto checkpoint = checkpoints_.rbegin(); checkpoint != checkpoints_.rend(); ++checkpoint) {
+    if (checkpoint->of_present_past()) return checkpoint->point.fed;
+  }
+  return 0;
+}
+
+void CheckpointRing::Diverge(int64_t context) {
+  for (size_t i = checkpoints_.size(); i-- > 0;) {
+    Checkpoint& checkpoint = checkpoints_[i];
+    checkpoint.shared_tokens = std::min(checkpoint.shared_tokens, context);
+    if (checkpoint.kind == CheckpointKind::kAutomatic && !checkpoint.of_present_past()) {
+      Erase(checkpoints_.begin() + static_cast<ptrdiff_t>(i));
+    }
+  }
+}
+
+void CheckpointRing::Return(std::string_view name) {
+  for (Checkpoint& checkpoint : checkpoints_) {
+    if (checkpoint.name == name) checkpoint.shared_tokens = checkpoint.point.context_tokens();
+  }
+}
+
+std::deque<Checkpoint>::iterator CheckpointRing::Victim(CheckpointKind kind) {
+  for (const CheckpointKind victim : {CheckpointKind::kAutomatic, CheckpointKind::kNumbered}) {
+    const auto found =
+        std::find_if(checkpoints_.begin(), checkpoints_.end(),
+                     [&](const Checkpoint& checkpoint) { return checkpoint.kind == victim; });
+    if (found != checkpoints_.end()) return found;
+    if (kind == CheckpointKind::kAutomatic) break;
+  }
+  return checkpoints_.end();
+}
+
+void CheckpointRing::Erase(std::deque<Checkpoint>::iterator checkpoint) {
+  bytes_ -= checkpoint->row->bytes().size();
+  checkpoints_.erase(checkpoint);
+}
+
+std::string CheckpointRing::NextNumber() {
+  std::string name;
+  do {
+    name = absl::StrCat(++last_number_);
+  } while (Find(name) != nullptr);
+  return name;
+}
+
+}  // namespace gma

@@ -1,0 +1,98 @@
+#include "server/session/token_log.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace gma {
+namespace {
+
+constexpr int64_t kTail = static_cast<int64_t>(SessionPoint::kAnswerTail);
+
+}  // namespace
+
+int64_t TokenLog::begin() const {
+  return starts_at_first_ ? first_ : std::min(first_ + kTail, end());
+}
+
+void TokenLog::BeginTurn(const SessionPoint& before, bool generates, bool new_input) {
+  if (limit_ == 0) return;
+  Turn turn = {.start = before.context_tokens(),
+               .generates = generates,
+               .new_input = new_input,
+               .drawn_from = kNothing,
+               .tail_before = before.answer_tail};
+  // A turn that added nothing leaves no trace.
+  if (!turns_.empty() && turns_.back().start == turn.start) turns_.pop_back();
+  turns_.push_back(std::move(turn));
+}
+
+void TokenLog::Put(int64_t position, int32_t token, bool drawn) {
+  if (limit_ == 0) return;
+  GMA_CHECK(first_ <= position && position <= end());
+  if (position < end()) {
+    GMA_CHECK(at(position) == token);
+    return;
+  }
+  tokens_.push_back(token);
+  if (drawn) {
+    int64_t& from = turns_.back().drawn_from;
+    from = std::min(from, position);
+  }
+  DropOldest();
+}
+
+void TokenLog::DropOldest() {
+  while (static_cast<int64_t>(tokens_.size()) > limit_ + kTail) {
+    tokens_.pop_front();
+    ++first_;
+    starts_at_first_ = false;
+  }
+  while (turns_.size() > 1 && turns_[1].start <= begin()) turns_.pop_front();
+}
+
+std::vector<int32_t> TokenLog::Tokens(int64_t from, int64_t to) const {
+  GMA_CHECK(first_ <= from && from <= to && to <= end());
+  return {tokens_.begin() + (from - first_), tokens_.begin() + (to - first_)};
+}
+
+SessionPoint TokenLog::PointAt(int64_t context) const {
+  GMA_CHECK(begin() < context && context <= end());
+  auto turn = turns_.end();
+  while (turn != turns_.begin() && std::prev(turn)->start >= context) --turn;
+  GMA_CHECK(turn != turns_.begin());
+  --turn;
+  SessionPoint point = {.fed = context - 1,
+                        .pending = at(context - 1),
+                        .answer_open = turn->generates,
+                        .answer_tail = {}};
+  if (!turn->new_input) point.answer_tail = turn->tail_before;
+  for (int64_t drawn = std::max({turn->drawn_from, context - kTail, first_}); drawn < context;
+       ++drawn) {
+    point.AddToTail(at(drawn));
+  }
+  return point;
+}
+
+void TokenLog::Truncate(int64_t end) {
+  GMA_CHECK(first_ <= end && end <= this->end());
+  tokens_.resize(static_cast<size_t>(end - first_));
+  while (!turns_.empty() && turns_.back().start >= end) turns_.pop_back();
+}
+
+void TokenLog::Restart(const SessionPoint& point) {
+  if (limit_ == 0) return;
+  tokens_.clear();
+  turns_.clear();
+  first_ = point.fed;
+  starts_at_first_ = true;
+  // The turn that led here, without the tokens it drew.
+  turns_.push_back({.start = point.fed - 1,
+                    .generates = point.answer_open,
+                    .new_input = false,
+                    .drawn_from = kNothing,
+                    .tail_before = point.answer_tail});
+  if (point.pending) tokens_.push_back(*point.pending);
+}
+
+}  // namespace gma
