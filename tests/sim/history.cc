@@ -16,15 +16,20 @@ bool NeverBegan(const absl::Status& status) {
          status.code() == absl::StatusCode::kNotFound;
 }
 
+constexpr size_t kTail = 16;
+
 // `before` after the first `count` tokens of `feed`, with the next one pending.
 History CutAt(const History& before, const std::vector<int32_t>& feed, size_t count,
               const SeenTurn& turn) {
   if (count == 0) return before;
   History after = before;
-  after.state.Feed(absl::MakeConstSpan(feed).first(count));
-  after.pending = count < feed.size() ? std::optional<int32_t>(feed[count]) : std::nullopt;
   after.answer_open = turn.generates;
   if (!turn.input.empty()) after.answer.clear();
+  for (size_t i = 0; i < feed.size() && i <= count; ++i) {
+    if (i > 0 || !before.pending) after.Leave(after.state, feed[i]);
+    if (i < count) after.state.Feed(feed[i]);
+  }
+  after.pending = count < feed.size() ? std::optional<int32_t>(feed[count]) : std::nullopt;
   return after;
 }
 
@@ -45,6 +50,7 @@ std::vector<History> AfterAppend(const History& before, const std::vector<int32_
   after.pending = feed.back();
   after.answer_open = false;
   after.answer.clear();
+  if (fed == 0) after.Leave(after.state, feed.back());
   if (turn.context_tokens != after.state.position + 1) return {};
   return {after};
 }
@@ -88,16 +94,51 @@ std::vector<History> AfterAnswer(const History& before, const std::vector<int32_
   } else if (!cut || turn.status->ok()) {
     return {};  // an answer that reached its end says so
   }
-  History after = before;
-  after.state = oracle.state();
+  History after = CutAt(before, feed, feed.size(), turn);
+  for (size_t i = 0; i < turn.tokens.size(); ++i) {
+    if (i > 0) after.state.Feed(turn.tokens[i - 1]);
+    if (after.answer.size() == kTail) after.answer.erase(after.answer.begin());
+    after.answer.push_back(turn.tokens[i]);
+    after.Leave(after.state, turn.tokens[i]);
+  }
+  if (after.state.hash != oracle.state().hash) return {};
   after.pending = turn.tokens.back();
   if (turn.status->code() == absl::StatusCode::kInternal) {
     after.state.Feed(*after.pending);  // it was fed, and the logits after it were not finite
     after.pending.reset();
   }
-  after.answer_open = true;
-  if (!turn.input.empty()) after.answer.clear();
-  after.answer.insert(after.answer.end(), turn.tokens.begin(), turn.tokens.end());
+  return {after};
+}
+
+std::vector<History> AfterRewind(const History& before, const SeenTurn& turn) {
+  const auto* name = std::get_if<std::string>(&*turn.rewind);
+  const bool there = name == nullptr ? std::get<int64_t>(*turn.rewind) <= before.context()
+                                     : before.saved.contains(*name);
+  const absl::StatusCode code = turn.status->code();
+  // The session is there, so what was not found is the checkpoint.
+  const bool refused =
+      name == nullptr ? code == absl::StatusCode::kOutOfRange : code == absl::StatusCode::kNotFound;
+  if (refused && there && (name != nullptr || turn.remembers_all)) return {};
+  if (!turn.status->ok()) return {before};
+  if (!there) return {};
+  History after;
+  if (name == nullptr) {
+    after = before.Rewound(std::get<int64_t>(*turn.rewind));
+  } else {
+    after = *before.saved.at(*name);
+    after.saved = before.saved;
+  }
+  return after.context() == turn.context_tokens ? std::vector<History>{after}
+                                                : std::vector<History>();
+}
+
+std::vector<History> AfterCheckpoint(const History& before, const SeenTurn& turn) {
+  if (!turn.status->ok()) return {before};
+  if (before.context() != turn.context_tokens) return {};
+  History after = before;
+  History kept = before;
+  kept.saved.clear();
+  after.saved[*turn.checkpoint] = std::make_shared<History>(std::move(kept));
   return {after};
 }
 
@@ -108,7 +149,7 @@ std::vector<int32_t> History::FeedOf(const std::vector<int32_t>& close,
   std::vector<int32_t> feed;
   if (pending) feed.push_back(*pending);
   if (answer_open) {
-    size_t drawn = std::min({close.size(), answer.size(), size_t{16}});
+    size_t drawn = std::min({close.size(), answer.size(), kTail});
     while (drawn > 0 &&
            !std::equal(answer.end() - static_cast<ptrdiff_t>(drawn), answer.end(), close.begin())) {
       --drawn;
@@ -119,7 +160,37 @@ std::vector<int32_t> History::FeedOf(const std::vector<int32_t>& close,
   return feed;
 }
 
+void History::Leave(const FakeState& at, int32_t token) {
+  const int64_t context = at.position + 1;
+  trail = std::make_shared<TrailEntry>(TrailEntry{.before = trail,
+                                                  .context = context,
+                                                  .state = at,
+                                                  .token = token,
+                                                  .answer_open = answer_open,
+                                                  .answer = answer});
+}
+
+History History::Rewound(int64_t context) const {
+  const TrailEntry* entry = trail.get();
+  std::shared_ptr<const TrailEntry> found = trail;
+  while (entry != nullptr && entry->context > context) {
+    found = entry->before;
+    entry = found.get();
+  }
+  History history;
+  history.saved = saved;
+  if (entry == nullptr) return history;
+  history.state = entry->state;
+  history.pending = entry->token;
+  history.answer_open = entry->answer_open;
+  history.answer = entry->answer;
+  history.trail = std::move(found);
+  return history;
+}
+
 std::vector<History> After(const History& before, const SeenTurn& turn) {
+  if (turn.rewind) return AfterRewind(before, turn);
+  if (turn.checkpoint) return AfterCheckpoint(before, turn);
   if (NeverBegan(*turn.status)) return {before};
   const std::vector<int32_t> feed = before.FeedOf(turn.close, turn.input);
   if (turn.status->code() == absl::StatusCode::kInvalidArgument) {

@@ -22,6 +22,7 @@ struct SimSession {
   absl::Duration ttl, opened_at;
   std::optional<SessionId> id;  // once it is open
   bool refused = false;         // it never was
+  bool returned = false;  // to a checkpoint by its name: it may have forgotten what came before
   bool close_asked = false;
   bool ended = false;  // closed, expired or lost
   std::vector<History> possible = {History()};

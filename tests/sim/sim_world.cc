@@ -25,6 +25,10 @@ EngineOptions RandomOptions(std::mt19937_64& random) {
   options.default_ttl = absl::Seconds(uniform(20, 200));
   options.stream_capacity = static_cast<size_t>(uniform(16, 40));
   options.end_tokens = {kFakeEndToken};
+  options.past.checkpoint_bytes =
+      static_cast<size_t>(uniform(0, 6)) * FakeDecoder(1, 1).state_layout().row_bytes();
+  options.past.checkpoint_tokens = uniform(0, 3) == 0 ? 0 : uniform(1, 40);
+  options.past.rewind_tokens = uniform(0, 1) == 0 ? kRemembersAll : uniform(0, 60);
   return options;
 }
 
@@ -44,28 +48,34 @@ SimWorld::SimWorld(uint64_t seed, SimCounts& counts)
 
 void SimWorld::Event() {
   const int64_t what = Uniform(0, 99);
-  if (what < 46) {
+  if (what < 44) {
     Tick();
-  } else if (what < 53) {
+  } else if (what < 50) {
     StartPrivate();
-  } else if (what < 66) {
+  } else if (what < 62) {
     StartOnSession();
-  } else if (what < 71) {
+  } else if (what < 67) {
     StartAppend();
-  } else if (what < 75) {
+  } else if (what < 71) {
     OpenSession();
-  } else if (what < 77) {
+  } else if (what < 73) {
     CloseSession();
-  } else if (what < 80) {
+  } else if (what < 76) {
     AskAboutSession();
-  } else if (what < 84) {
+  } else if (what < 79) {
     CancelStream();
-  } else if (what < 88) {
+  } else if (what < 83) {
     GrantCredit();
-  } else if (what < 95) {
+  } else if (what < 89) {
     ReadSomeStream();
-  } else if (what < 99) {
+  } else if (what < 92) {
     PassTime();
+  } else if (what < 94) {
+    ForkSession();
+  } else if (what < 96) {
+    KeepCheckpoint();
+  } else if (what < 99) {
+    RewindSession();
   } else {
     InjectFault();
   }
@@ -293,6 +303,7 @@ void SimWorld::ForgetEnded() {
     return true;
   });
   std::erase_if(sessions_, [&](const std::shared_ptr<SimSession>& session) {
+    session->Resolve();  // turns that it shares with the session it was forked from
     if (session->possible.size() > 1) ++counts_.ambiguous;
     return session->refused || (session->ended && session->turns.empty());
   });
@@ -309,6 +320,9 @@ void SimWorld::CheckInvariants() {
                      metrics_->state_rows[RowUseLabel::kFree]->Value() ==
                  options_.max_sessions,
              "state rows do not add up");
+  SIM_EXPECT(metrics_->session_checkpoint_bytes->Value() <=
+                 static_cast<double>(options_.past.checkpoint_bytes) * options_.max_sessions,
+             "checkpoints beyond the limit");
   SIM_EXPECT(metrics_->state_nonfinite->Value() <= static_cast<double>(nans_injected_),
              "more non-finite answers than injected");
   SIM_EXPECT(metrics_->step_failures->Value() <= static_cast<double>(faults_injected_),
@@ -350,6 +364,7 @@ void SimWorld::End() {
     engine_->Tick();
     CheckInvariants();
     SIM_EXPECT(engine_->GetStatus().rows_used == 0, "rows in use after everything has ended");
+    SIM_EXPECT(metrics_->session_checkpoint_bytes->Value() == 0, "checkpoints of no session");
   }
   counts_.steps += decoder_.steps();
   counts_.tokens += decoder_.tokens_fed();

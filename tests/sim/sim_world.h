@@ -18,9 +18,12 @@
 
 namespace gma::testing {
 
+inline constexpr int64_t kRemembersAll = 1'000'000;  // more tokens than a session gets here
+
 // What happened, for a line that shows that a run reached what it should.
 struct SimCounts {
   int64_t streams = 0, tokens = 0, steps = 0, appends = 0, sessions = 0, expired = 0, ambiguous = 0;
+  int64_t forks = 0, checkpoints = 0, rewinds = 0, out_of_reach = 0;
   std::map<std::string, int64_t> ends;  // by status code of streams
 };
 
@@ -48,6 +51,9 @@ class SimWorld {
   void OpenSession();
   void CloseSession();
   void AskAboutSession();
+  void ForkSession();
+  void KeepCheckpoint();
+  void RewindSession();
   void CancelStream();
   void GrantCredit();
   void ReadSomeStream();
@@ -59,8 +65,13 @@ class SimWorld {
   std::string RandomOwner();
   SimStream* RandomLiveStream();
   std::shared_ptr<SimSession> RandomSession();
+  static std::string RandomName(int64_t number) {
+    return std::string(1, static_cast<char>('a' + number));
+  }
   void Start(GenerateSpec spec, std::shared_ptr<SimSession> session);
   void CheckInvariants();
+  // Of a fork, a checkpoint or a rewind.
+  void CheckRefusal(SimSession& session, const absl::Status& status);
   void ForgetEnded();
   absl::Duration now() const { return clock_.Monotonic(); }
 
