@@ -147,6 +147,42 @@ absl::StatusOr<v1::CloseSessionResponse> Client::CloseSession(std::string_view s
   return Call(sessions_, request, &v1::Sessions::Stub::Close);
 }
 
+absl::StatusOr<v1::SessionInfo> Client::ForkSession(std::string_view session_id) {
+  v1::ForkRequest request;
+  request.set_session_id(std::string(session_id));
+  return Call(sessions_, request, &v1::Sessions::Stub::Fork);
+}
+
+absl::StatusOr<v1::CheckpointInfo> Client::CheckpointSession(std::string_view session_id,
+                                                             std::string_view name) {
+  v1::CheckpointRequest request;
+  request.set_session_id(std::string(session_id));
+  request.set_name(std::string(name));
+  return Call(sessions_, request, &v1::Sessions::Stub::Checkpoint);
+}
+
+absl::StatusOr<v1::ListCheckpointsResponse> Client::ListCheckpoints(std::string_view session_id) {
+  v1::ListCheckpointsRequest request;
+  request.set_session_id(std::string(session_id));
+  return Call(sessions_, request, &v1::Sessions::Stub::ListCheckpoints);
+}
+
+absl::StatusOr<v1::SessionInfo> Client::RewindSession(std::string_view session_id,
+                                                      std::string_view checkpoint) {
+  v1::RewindRequest request;
+  request.set_session_id(std::string(session_id));
+  request.set_checkpoint(std::string(checkpoint));
+  return Call(sessions_, request, &v1::Sessions::Stub::Rewind);
+}
+
+absl::StatusOr<v1::SessionInfo> Client::RewindSession(std::string_view session_id,
+                                                      int64_t context_tokens) {
+  v1::RewindRequest request;
+  request.set_session_id(std::string(session_id));
+  request.set_context_tokens(context_tokens);
+  return Call(sessions_, request, &v1::Sessions::Stub::Rewind);
+}
+
 absl::StatusOr<v1::ListModelsResponse> Client::ListModels() {
   return Call(models_, v1::ListModelsRequest(), &v1::Models::Stub::List);
 }

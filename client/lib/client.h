@@ -4,6 +4,7 @@
 #ifndef GMA_CLIENT_LIB_CLIENT_H_
 #define GMA_CLIENT_LIB_CLIENT_H_
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -63,6 +64,16 @@ class Client {
   absl::StatusOr<v1::ListSessionsResponse> ListSessions(const v1::ListSessionsRequest& request);
   absl::StatusOr<v1::SessionInfo> AppendToSession(const v1::AppendRequest& request);
   absl::StatusOr<v1::CloseSessionResponse> CloseSession(std::string_view session_id);
+  absl::StatusOr<v1::SessionInfo> ForkSession(std::string_view session_id);
+  // `name` empty: the server numbers it.
+  absl::StatusOr<v1::CheckpointInfo> CheckpointSession(std::string_view session_id,
+                                                       std::string_view name = {});
+  absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(std::string_view session_id);
+  // Waits until the session is there. After kDeadlineExceeded it is still on its way.
+  absl::StatusOr<v1::SessionInfo> RewindSession(std::string_view session_id,
+                                                std::string_view checkpoint);
+  absl::StatusOr<v1::SessionInfo> RewindSession(std::string_view session_id,
+                                                int64_t context_tokens);
   absl::StatusOr<v1::ListModelsResponse> ListModels();
   absl::StatusOr<v1::ModelInfo> GetModel(std::string_view model);
   absl::StatusOr<std::vector<int32_t>> Tokenize(std::string_view model, std::string_view text);

@@ -18,12 +18,14 @@ from gma_client.errors import (
     GmaError,
     InvalidArgumentError,
     NotFoundError,
+    OutOfRangeError,
     ResourceExhaustedError,
     UnauthenticatedError,
     UnavailableError,
 )
 from gma_client.session import Answer, Session
 from gma_client.types import (
+    CheckpointInfo,
     Finish,
     Logprob,
     Message,
@@ -45,6 +47,7 @@ __all__ = [
     "AsyncClient",
     "AsyncSession",
     "CancelledError",
+    "CheckpointInfo",
     "Client",
     "DataLossError",
     "DeadlineExceededError",
@@ -57,6 +60,7 @@ __all__ = [
     "ModelInfo",
     "NotFoundError",
     "Options",
+    "OutOfRangeError",
     "RequestOptions",
     "Piece",
     "ResourceExhaustedError",

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gma_client._proto import common_pb2, generation_pb2, models_pb2, sessions_pb2
-from gma_client.types import Message, ModelInfo, Options, RequestOptions, SessionInfo
+from gma_client.types import (
+    CheckpointInfo,
+    Message,
+    ModelInfo,
+    Options,
+    RequestOptions,
+    SessionInfo,
+)
 
 Prompt = str | bytes | Sequence[int]
 Chat = str | Sequence[Message]
@@ -123,16 +130,20 @@ def metadata_of(api_key: str | None) -> list[tuple[str, str]]:
 def session_info(info: sessions_pb2.SessionInfo) -> SessionInfo:
     """A session as a value."""
     state = sessions_pb2.SessionState.Name(info.state).removeprefix("SESSION_STATE_").lower()
-    return SessionInfo(
-        session_id=info.session_id,
-        model=info.model,
-        state=state,
-        context_tokens=info.context_tokens,
-        state_bytes=info.state_bytes,
-        age_seconds=info.age_seconds,
-        idle_seconds=info.idle_seconds,
-        ttl_seconds=info.ttl_seconds,
-    )
+    others = SessionInfo.__annotations__.keys() - {"state"}
+    return SessionInfo(state=state, **{name: getattr(info, name) for name in others})
+
+
+def checkpoint_info(info: sessions_pb2.CheckpointInfo) -> CheckpointInfo:
+    """A checkpoint as a value."""
+    return CheckpointInfo(info.name, info.context_tokens, info.automatic)
+
+
+def rewind_request(session_id: str, target: str | int) -> sessions_pb2.RewindRequest:
+    """To a checkpoint by its name, or to a number of tokens."""
+    if isinstance(target, str):
+        return sessions_pb2.RewindRequest(session_id=session_id, checkpoint=target)
+    return sessions_pb2.RewindRequest(session_id=session_id, context_tokens=target)
 
 
 def model_info(info: models_pb2.ModelInfo) -> ModelInfo:

@@ -23,7 +23,7 @@ from gma_client._proto import (
 )
 from gma_client.aio_session import AsyncAnswer, AsyncSession, read_event
 from gma_client.errors import UnavailableError, error_of_call
-from gma_client.types import Message, ModelInfo, RequestOptions, SessionInfo
+from gma_client.types import CheckpointInfo, Message, ModelInfo, RequestOptions, SessionInfo
 
 
 class AsyncClient:
@@ -122,6 +122,31 @@ class AsyncClient:
             wait_if_busy=wait_if_busy,
         )
         return _convert.session_info(await self._unary(self._sessions.Append, request))
+
+    async def fork_session(self, session_id: str) -> SessionInfo:
+        """A second session with the same past."""
+        request = sessions_pb2.ForkRequest(session_id=session_id)
+        return _convert.session_info(await self._unary(self._sessions.Fork, request))
+
+    async def checkpoint_session(self, session_id: str, name: str = "") -> CheckpointInfo:
+        """Keeps the present state under a name; without one, the server numbers it."""
+        request = sessions_pb2.CheckpointRequest(session_id=session_id, name=name)
+        return _convert.checkpoint_info(await self._unary(self._sessions.Checkpoint, request))
+
+    async def list_checkpoints(self, session_id: str) -> list[CheckpointInfo]:
+        """The kept states of a session, oldest first."""
+        request = sessions_pb2.ListCheckpointsRequest(session_id=session_id)
+        answer = await self._unary(self._sessions.ListCheckpoints, request)
+        return [_convert.checkpoint_info(info) for info in answer.checkpoints]
+
+    async def rewind_session(self, session_id: str, target: str | int) -> SessionInfo:
+        """Goes back to a checkpoint by its name, or to a number of tokens, exactly.
+
+        Raises:
+            OutOfRangeError: naming the oldest position that can be reached.
+        """
+        request = _convert.rewind_request(session_id, target)
+        return _convert.session_info(await self._unary(self._sessions.Rewind, request))
 
     async def close_session(self, session_id: str) -> int:
         """Ends a session; returns the tokens that it had."""

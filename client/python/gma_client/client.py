@@ -21,7 +21,7 @@ from gma_client._proto import (
 )
 from gma_client.errors import UnavailableError, error_of_call
 from gma_client.session import Answer, Session
-from gma_client.types import Message, ModelInfo, RequestOptions, SessionInfo
+from gma_client.types import CheckpointInfo, Message, ModelInfo, RequestOptions, SessionInfo
 
 
 class Client:
@@ -134,6 +134,31 @@ class Client:
             wait_if_busy=wait_if_busy,
         )
         return _convert.session_info(self._unary(self._sessions.Append, request))
+
+    def fork_session(self, session_id: str) -> SessionInfo:
+        """A second session with the same past."""
+        request = sessions_pb2.ForkRequest(session_id=session_id)
+        return _convert.session_info(self._unary(self._sessions.Fork, request))
+
+    def checkpoint_session(self, session_id: str, name: str = "") -> CheckpointInfo:
+        """Keeps the present state under a name; without one, the server numbers it."""
+        request = sessions_pb2.CheckpointRequest(session_id=session_id, name=name)
+        return _convert.checkpoint_info(self._unary(self._sessions.Checkpoint, request))
+
+    def list_checkpoints(self, session_id: str) -> list[CheckpointInfo]:
+        """The kept states of a session, oldest first."""
+        request = sessions_pb2.ListCheckpointsRequest(session_id=session_id)
+        answer = self._unary(self._sessions.ListCheckpoints, request)
+        return [_convert.checkpoint_info(info) for info in answer.checkpoints]
+
+    def rewind_session(self, session_id: str, target: str | int) -> SessionInfo:
+        """Goes back to a checkpoint by its name, or to a number of tokens, exactly.
+
+        Raises:
+            OutOfRangeError: naming the oldest position that can be reached.
+        """
+        request = _convert.rewind_request(session_id, target)
+        return _convert.session_info(self._unary(self._sessions.Rewind, request))
 
     def close_session(self, session_id: str) -> int:
         """Ends a session; returns the tokens that it had."""

@@ -35,6 +35,10 @@ class FailedPreconditionError(GmaError):
     """The session is busy with another turn."""
 
 
+class OutOfRangeError(GmaError):
+    """A position of a session that cannot be reached; the message names the oldest that can."""
+
+
 class ResourceExhaustedError(GmaError):
     """The queue or the pool of sessions is full; see `retry_after`."""
 
@@ -63,6 +67,7 @@ _CLASSES: dict[grpc.StatusCode, type[GmaError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPreconditionError,
+    grpc.StatusCode.OUT_OF_RANGE: OutOfRangeError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,

@@ -120,6 +120,18 @@ class SessionInfo:
     age_seconds: int
     idle_seconds: int
     ttl_seconds: int
+    checkpoints: int
+    checkpoint_bytes: int
+    oldest_rewind_tokens: int
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A kept state of a session; an automatic one has no name."""
+
+    name: str
+    context_tokens: int
+    automatic: bool
 
 
 @dataclass(frozen=True)
