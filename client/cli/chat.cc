@@ -1,6 +1,7 @@
 #include "client/cli/chat.h"
 
 #include <optional>
+#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -45,32 +46,51 @@ v1::Input Chat::InputOf(std::string_view text, bool fresh) const {
 }
 
 absl::Status Chat::EnsureSession() {
-  if (session_ != nullptr && !session_->broken()) return absl::OkStatus();
-  if (session_ != nullptr && flags_.session.empty()) {
-    terminal_.Note("(the last session is lost; this is a new one)");
+  if (here_ != nullptr && !here_->session->broken()) return absl::OkStatus();
+  std::string id = flags_.session;
+  if (here_ != nullptr) {
+    if (here_->keep) id = here_->session->id();
+    if (!here_->keep) terminal_.Note("(the last session is lost; this is a new one)");
+    Leave();
   }
-  session_.reset();
+  return Enter(id, flags_.keep || !id.empty());
+}
+
+absl::Status Chat::Enter(const std::string& id, bool keep) {
   v1::SessionOpen open;
   open.set_model(flags_.connection.model);
-  open.set_session_id(flags_.session);
-  const bool keep = flags_.keep || !flags_.session.empty();
+  open.set_session_id(id);
   open.set_keep(keep);
-  GMA_ASSIGN_OR_RETURN(session_, client_.OpenSession(std::move(open)));
-  fresh_ = session_->opened().context_tokens() == 0;
-  if (keep) flags_.session = session_->id();
+  auto place = std::make_unique<Place>();
+  GMA_ASSIGN_OR_RETURN(place->session, client_.OpenSession(std::move(open)));
+  place->keep = keep;
+  place->fresh = place->session->opened().context_tokens() == 0;
+  here_ = place.get();
+  places_.push_back(std::move(place));
   return absl::OkStatus();
 }
 
-absl::Status Chat::Say(std::string_view text) {
-  GMA_RETURN_IF_ERROR(EnsureSession());
+void Chat::Leave() {
+  std::erase_if(places_,
+                [this](const std::unique_ptr<Place>& place) { return place.get() == here_; });
+  here_ = nullptr;
+}
+
+absl::Status Chat::Say(std::string_view text) { return SayWith(text, std::nullopt); }
+
+absl::Status Chat::SayWith(std::string_view text, std::optional<uint64_t> seed) {
+  GMA_ASSIGN_OR_RETURN(const v1::SessionInfo before, SessionInfo());
   v1::SessionGenerate command;
-  *command.mutable_input() = InputOf(text, fresh_);
+  *command.mutable_input() = InputOf(text, here_->fresh);
   *command.mutable_sampling() = flags_.settings.sampling();
   *command.mutable_stop() = flags_.settings.stop();
-  const std::unique_ptr<AnswerStream> answer = session_->Generate(std::move(command));
+  if (seed.has_value()) command.mutable_sampling()->set_seed(*seed);
+  const std::unique_ptr<AnswerStream> answer = here_->session->Generate(std::move(command));
   absl::Status status = Show(*answer);
   // A refused message was not fed: the system text has to come again with the next one.
-  if (status.ok()) fresh_ = false;
+  if (!status.ok()) return status;
+  here_->fresh = false;
+  here_->turns.push_back({.context_before = before.context_tokens(), .text = std::string(text)});
   return status;
 }
 
@@ -146,26 +166,84 @@ int Chat::Interrupt() {
 
 absl::Status Chat::StartAnew() {
   absl::Status status;
-  if (session_ != nullptr && !session_->broken()) status = session_->End().status();
-  session_.reset();
+  if (here_ != nullptr && !here_->session->broken()) status = here_->session->End().status();
+  Leave();
   flags_.session.clear();
-  fresh_ = true;
   stats_ = {};
   return status;
 }
 
 absl::Status Chat::End() {
-  if (session_ == nullptr || session_->broken()) return absl::OkStatus();
-  GMA_RETURN_IF_ERROR(session_->End().status());
-  if (!flags_.session.empty()) {
-    terminal_.Remark(absl::StrCat("the session stays open; go on with --session ", flags_.session));
+  absl::Status status;
+  for (const auto& place : places_) {
+    if (place->session->broken()) continue;
+    status.Update(place->session->End().status());
+    if (!place->keep) continue;
+    terminal_.Remark(
+        absl::StrCat("the session stays open; go on with --session ", place->session->id()));
   }
-  return absl::OkStatus();
+  return status;
+}
+
+absl::StatusOr<std::string> Chat::Fork() {
+  GMA_RETURN_IF_ERROR(EnsureSession());
+  const Place& from = *here_;
+  GMA_ASSIGN_OR_RETURN(const v1::SessionInfo fork, client_.ForkSession(from.session->id()));
+  GMA_RETURN_IF_ERROR(Enter(fork.session_id(), flags_.keep));
+  here_->turns = from.turns;
+  here_->saved = from.saved;
+  return from.session->id();
+}
+
+absl::Status Chat::GoTo(std::string_view id) {
+  if (id.empty()) {
+    return absl::InvalidArgumentError("the id of a session is missing; /session shows this one's");
+  }
+  for (const auto& place : places_) {
+    if (!place->session->id().starts_with(id)) continue;
+    here_ = place.get();
+    return absl::OkStatus();
+  }
+  return Enter(std::string(id), /*keep=*/true);
+}
+
+absl::StatusOr<std::string> Chat::Undo() {
+  GMA_RETURN_IF_ERROR(EnsureSession());
+  if (here_->turns.empty()) {
+    return absl::FailedPreconditionError("nothing that was said here is left to undo");
+  }
+  const Turn last = here_->turns.back();
+  GMA_RETURN_IF_ERROR(client_.RewindSession(here_->session->id(), last.context_before).status());
+  here_->turns.pop_back();
+  here_->fresh = last.context_before == 0;
+  return last.text;
+}
+
+absl::Status Chat::Retry() {
+  GMA_ASSIGN_OR_RETURN(const std::string text, Undo());
+  return SayWith(text, std::random_device()());
+}
+
+absl::StatusOr<v1::CheckpointInfo> Chat::Save(std::string_view name) {
+  GMA_RETURN_IF_ERROR(EnsureSession());
+  GMA_ASSIGN_OR_RETURN(v1::CheckpointInfo kept,
+                       client_.CheckpointSession(here_->session->id(), name));
+  here_->saved[kept.name()] = here_->turns;
+  return kept;
+}
+
+absl::StatusOr<v1::SessionInfo> Chat::Load(std::string_view name) {
+  GMA_RETURN_IF_ERROR(EnsureSession());
+  GMA_ASSIGN_OR_RETURN(v1::SessionInfo session, client_.RewindSession(here_->session->id(), name));
+  const auto saved = here_->saved.find(std::string(name));
+  here_->turns = saved == here_->saved.end() ? std::vector<Turn>() : saved->second;
+  here_->fresh = session.context_tokens() == 0;
+  return session;
 }
 
 absl::StatusOr<v1::SessionInfo> Chat::SessionInfo() {
   GMA_RETURN_IF_ERROR(EnsureSession());
-  return client_.GetSession(session_->id());
+  return client_.GetSession(here_->session->id());
 }
 
 }  // namespace gma::client

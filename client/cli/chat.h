@@ -1,11 +1,15 @@
-// A conversation: one session on the server, the settings, and what the last answer cost.
+// A conversation: the session on the server that it stands in, the others that were forked from it
+// or gone to, the settings, and what the last answer cost.
 #ifndef GMA_CLIENT_CLI_CHAT_H_
 #define GMA_CLIENT_CLI_CHAT_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -42,6 +46,19 @@ class Chat {
 
   // The next message starts a session with an empty past.
   absl::Status StartAnew();
+  // Goes on in a copy of the session; returns the id of the one that stays behind.
+  absl::StatusOr<std::string> Fork();
+  // Goes on in another session: by the beginning of its id one that this chat has open, else any
+  // of the user's, which then stays open when the chat ends.
+  absl::Status GoTo(std::string_view id);
+  // Goes back to before the last message; returns it.
+  // ERRORS: kFailedPrecondition when none is left that was said here; the server's.
+  absl::StatusOr<std::string> Undo();
+  // Says the last message again, with another seed.
+  absl::Status Retry();
+  // Keeps the present state, under a number without a name, and goes back to one that was kept.
+  absl::StatusOr<v1::CheckpointInfo> Save(std::string_view name);
+  absl::StatusOr<v1::SessionInfo> Load(std::string_view name);
   // The polite end; with `keep`, says how to go on.
   absl::Status End();
 
@@ -56,6 +73,25 @@ class Chat {
   Terminal& terminal() { return terminal_; }
 
  private:
+  // A message, and the tokens that the session held before it.
+  struct Turn {
+    int64_t context_before;
+    std::string text;
+  };
+  // An open session, on a stream of its own.
+  struct Place {
+    std::unique_ptr<Session> session;
+    bool keep = false;                               // it outlives the chat
+    bool fresh = false;                              // nothing was fed to it yet
+    std::vector<Turn> turns;                         // said here, oldest first
+    std::map<std::string, std::vector<Turn>> saved;  // as they were at checkpoints, by name
+  };
+
+  // Opens a session, or goes on with the one of this id, and stands there.
+  absl::Status Enter(const std::string& id, bool keep);
+  // Forgets where the chat stands; the session's stream ends with it.
+  void Leave();
+  absl::Status SayWith(std::string_view text, std::optional<uint64_t> seed);
   v1::Input InputOf(std::string_view text, bool fresh) const;
   absl::Status Show(AnswerStream& answer);
   void Account(const v1::Finished& finished, absl::Duration first_token, absl::Duration total);
@@ -64,8 +100,8 @@ class Chat {
   ChatFlags& flags_;
   const v1::ModelInfo model_;
   Terminal& terminal_;
-  std::unique_ptr<Session> session_;
-  bool fresh_ = true;  // nothing was fed to the session yet
+  std::vector<std::unique_ptr<Place>> places_;
+  Place* here_ = nullptr;  // of places_; null: the next message opens one
   ChatStats stats_;
 
   absl::Mutex mutex_;

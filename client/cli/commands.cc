@@ -17,6 +17,12 @@ constexpr char kHelp[] =
     "  /set               all settings of the sampling; /set temperature 0.7 changes one\n"
     "  /system TEXT       start anew with this text about how the model is to behave\n"
     "  /new               start anew, with an empty past\n"
+    "  /undo              back to before the last message\n"
+    "  /retry             the last message again, answered with another seed\n"
+    "  /save NAME         keep this point of the conversation; without a name, under a number\n"
+    "  /load NAME         back to a point that was kept\n"
+    "  /fork              go on in a copy; the conversation so far stays as it is\n"
+    "  /goto ID           go on in another session, by the beginning of its id\n"
     "  /session           the session on the server\n"
     "  /model             the model\n"
     "  /quit              end; so does Ctrl-D\n"
@@ -87,6 +93,43 @@ absl::Status New(Chat& chat, Arguments) {
   return absl::OkStatus();
 }
 
+absl::Status Undo(Chat& chat, Arguments) {
+  GMA_ASSIGN_OR_RETURN(const std::string text, chat.Undo());
+  chat.terminal().Note(absl::StrCat("(as before: ", text.empty() ? "going on" : text, ")"));
+  return absl::OkStatus();
+}
+
+absl::Status Retry(Chat& chat, Arguments) { return chat.Retry(); }
+
+absl::Status Save(Chat& chat, Arguments name) {
+  GMA_ASSIGN_OR_RETURN(const v1::CheckpointInfo kept, chat.Save(name));
+  chat.terminal().Note(absl::StrCat("(kept as ", kept.name(), ", ", Grouped(kept.context_tokens()),
+                                    " tokens; /load ", kept.name(), " goes back)"));
+  return absl::OkStatus();
+}
+
+absl::Status Load(Chat& chat, Arguments name) {
+  GMA_ASSIGN_OR_RETURN(const v1::SessionInfo session, chat.Load(name));
+  chat.terminal().Note(absl::StrCat("(back at ", Grouped(session.context_tokens()), " tokens)"));
+  return absl::OkStatus();
+}
+
+absl::Status Fork(Chat& chat, Arguments) {
+  GMA_ASSIGN_OR_RETURN(const std::string from, chat.Fork());
+  GMA_ASSIGN_OR_RETURN(const v1::SessionInfo session, chat.SessionInfo());
+  chat.terminal().Note(
+      absl::StrCat("(this is a copy now, ", session.session_id(), "; /goto ", from, " goes back)"));
+  return absl::OkStatus();
+}
+
+absl::Status GoTo(Chat& chat, Arguments id) {
+  GMA_RETURN_IF_ERROR(chat.GoTo(id));
+  GMA_ASSIGN_OR_RETURN(const v1::SessionInfo session, chat.SessionInfo());
+  chat.terminal().Note(absl::StrCat("(session ", session.session_id(), ", ",
+                                    Grouped(session.context_tokens()), " tokens)"));
+  return absl::OkStatus();
+}
+
 absl::Status System(Chat& chat, Arguments arguments) {
   chat.flags().system = std::string(arguments);
   return New(chat, arguments);
@@ -122,8 +165,10 @@ struct Command {
 };
 
 constexpr Command kCommands[] = {
-    {"help", Help}, {"stats", Stats},         {"set", Set},         {"system", System},
-    {"new", New},   {"session", ShowSession}, {"model", ShowModel},
+    {"help", Help},       {"stats", Stats}, {"set", Set},     {"system", System},
+    {"new", New},         {"undo", Undo},   {"retry", Retry}, {"save", Save},
+    {"load", Load},       {"fork", Fork},   {"goto", GoTo},   {"session", ShowSession},
+    {"model", ShowModel},
 };
 
 }  // namespace

@@ -129,6 +129,82 @@ def test_commands(address, home):
         assert terminal.wait_for_end() == 0
 
 
+def context_of(terminal):
+    shown = terminal.ask("/session")
+    return int(shown.split("context")[1].split()[0].replace(",", ""))
+
+
+def test_going_back_in_a_conversation(address, home):
+    with chat(address, home, "--temperature", "0") as terminal:
+        terminal.wait_for_prompt()
+        assert "nothing that was said here" in terminal.ask("/undo")
+        first = terminal.ask("Hello there")
+        after_one = context_of(terminal)
+        kept = terminal.ask("/save greeting")
+        assert "kept as greeting" in kept
+        second = terminal.ask("And again")
+        assert "as before: And again" in terminal.ask("/undo")
+        assert context_of(terminal) == after_one
+        # Greedy: the same message at the same place has the same answer.
+        assert terminal.ask("And again") == second
+        terminal.ask("/undo")
+        terminal.ask("/undo")
+        assert context_of(terminal) == 0
+        # The chat opens as a fresh one does.
+        assert terminal.ask("Hello there") == first
+        assert context_of(terminal) == after_one
+        terminal.ask("Something else")
+        assert "back at" in terminal.ask("/load greeting")
+        assert context_of(terminal) == after_one
+        assert terminal.ask("And again") == second
+        assert "no checkpoint" in terminal.ask("/load never")
+        assert "rewind.checkpoint is 0 bytes" in terminal.ask("/load")
+        assert "kept as 1" in terminal.ask("/save")
+        terminal.type("\x04")
+        assert terminal.wait_for_end() == 0
+
+
+def test_retry_draws_another_answer(address, home):
+    with chat(address, home, "--temperature", "2", "--top_p", "1") as terminal:
+        terminal.wait_for_prompt()
+        first = terminal.ask("Hello there")
+        context = context_of(terminal)
+        answers = {terminal.ask("/retry") for _ in range(3)}
+        assert len(answers) > 1
+        assert first not in answers
+        assert context_of(terminal) <= context  # as if it was said once
+        terminal.type("\x04")
+        assert terminal.wait_for_end() == 0
+
+
+def test_forks_in_a_chat(address, home):
+    with chat(address, home, "--temperature", "0") as terminal:
+        terminal.wait_for_prompt()
+        terminal.ask("Hello there")
+        context = context_of(terminal)
+        forked = terminal.ask("/fork")
+        copy = forked.split("copy now, ")[1][:32]
+        first = forked.split("/goto ")[1][:32]
+        assert copy != first
+        in_copy = terminal.ask("And again")
+        assert context_of(terminal) > context
+        assert first in terminal.ask(f"/goto {first}")
+        assert context_of(terminal) == context
+        assert terminal.ask("And again") == in_copy
+        assert copy in terminal.ask(f"/goto {copy[:8]}")
+        assert "as before" in terminal.ask("/undo")
+        assert "as before" in terminal.ask("/undo")  # what was said before the fork
+        assert context_of(terminal) == 0
+        assert "NOT_FOUND" in terminal.ask(f"/goto {'0' * 32}")
+        assert "missing" in terminal.ask("/goto")
+        terminal.type("\x04")
+        assert terminal.wait_for_end() == 0
+    # Neither outlives the chat.
+    for session in (copy, first):
+        gone = pipe(address, b"Hello\n", "--session", session)
+        assert b"NOT_FOUND" in gone.stderr
+
+
 def test_greedy_answers_repeat_and_a_backslash_goes_on(address, home):
     with chat(address, home, "--temperature", "0") as terminal:
         terminal.wait_for_prompt()
