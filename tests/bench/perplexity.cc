@@ -3,8 +3,6 @@
 // token a step; the same streams whatever the format.
 //   perplexity MODEL_DIRECTORY TEXT_FILE [--decoder=cpu|reference] [--weights=f32|bf16|int8|int4]
 //              [--threads=N] [--rows=N] [--tokens=N]
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -19,8 +17,8 @@
 #include "model/checkpoint/model_dir.h"
 #include "model/decoder/compiled_decoder.h"
 #include "model/decoder/parallel.h"
-#include "model/state/state_pool.h"
 #include "model/tokenizer/tokenizer.h"
+#include "tests/support/perplexity.h"
 
 namespace gma {
 namespace {
@@ -56,14 +54,6 @@ bool ParseFlags(int argc, char** argv, Flags& flags) {
   return !flags.text.empty() && flags.rows >= 1 && flags.rows <= 512 && flags.tokens >= 0;
 }
 
-// -log p of `token` under the logits.
-double Loss(absl::Span<const float> logits, int32_t token) {
-  const float top = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit - top));
-  return std::log(sum) + top - logits[static_cast<size_t>(token)];
-}
-
 absl::StatusOr<std::vector<int32_t>> TokensOf(const Flags& flags) {
   GMA_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(flags.model));
   GMA_ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.text, kMaxTextBytes));
@@ -72,9 +62,9 @@ absl::StatusOr<std::vector<int32_t>> TokensOf(const Flags& flags) {
     tokens.resize(static_cast<size_t>(flags.tokens));
   }
   if (static_cast<int64_t>(tokens.size()) < 2 * flags.rows) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the text has ", tokens.size(), " tokens; --rows=", flags.rows, " needs ",
-                     2 * flags.rows, " at least"));
+    return absl::InvalidArgumentError(absl::StrCat("the text has ", tokens.size(),
+                                                   " tokens; --rows=", flags.rows, " needs ",
+                                                   2 * flags.rows, " at least"));
   }
   return tokens;
 }
@@ -87,34 +77,15 @@ absl::Status Run(const Flags& flags) {
   options.max_step_tokens = options.max_batch_rows;
   GMA_ASSIGN_OR_RETURN(const std::unique_ptr<CompiledDecoder> decoder,
                        CompiledDecoder::Load(model, options));
-  GMA_ASSIGN_OR_RETURN(const std::unique_ptr<StatePool> pool,
-                       StatePool::Create(decoder->state_layout(), options.max_batch_rows));
-  const size_t rows = static_cast<size_t>(flags.rows), length = tokens.size() / rows;
-  std::vector<StateRow> leases;
-  for (size_t row = 0; row < rows; ++row) {
-    GMA_ASSIGN_OR_RETURN(StateRow lease, pool->Acquire());
-    leases.push_back(std::move(lease));
-  }
-  const size_t vocab = static_cast<size_t>(decoder->vocab_size());
-  std::vector<float> logits(rows * vocab);
-  std::vector<StepRow> batch(rows);
-  double loss = 0;
-  for (size_t t = 0; t + 1 < length; ++t) {
-    for (size_t row = 0; row < rows; ++row) {
-      batch[row] = {leases[row].index(), absl::MakeConstSpan(&tokens[row * length + t], 1), true};
-    }
-    GMA_RETURN_IF_ERROR(decoder->Step({batch}, *pool, absl::MakeSpan(logits)));
-    for (size_t row = 0; row < rows; ++row) {
-      loss += Loss(absl::MakeConstSpan(logits).subspan(row * vocab, vocab),
-                   tokens[row * length + t + 1]);
-    }
-    if (t % 50 == 0) std::fprintf(stderr, "\r%zu of %zu tokens a stream", t, length);
-  }
-  const double count = static_cast<double>(rows * (length - 1));
+  const size_t rows = static_cast<size_t>(flags.rows);
+  GMA_ASSIGN_OR_RETURN(const double perplexity,
+                       testing::Perplexity(*decoder, tokens, rows, [](size_t done, size_t of) {
+                         if (done % 50 == 0)
+                           std::fprintf(stderr, "\r%zu of %zu tokens a stream", done, of);
+                       }));
   std::fprintf(stderr, "\r");
-  std::printf("%s %s: perplexity %.4f over %.0f tokens, %zu streams of %zu\n",
-              options.decoder.c_str(), options.weights.c_str(), std::exp(loss / count), count, rows,
-              length);
+  std::printf("%s %s: perplexity %.4f, %zu streams of %zu tokens\n", options.decoder.c_str(),
+              options.weights.c_str(), perplexity, rows, tokens.size() / rows);
   return absl::OkStatus();
 }
 
