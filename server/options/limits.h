@@ -55,7 +55,7 @@ struct Limit {
   X(kPageSize, "page_size", 0, 1000, "sessions", "0 means 100")                               \
   X(kCheckpointName, "checkpoint.name", 0, 64, "bytes", "empty is numbered by the server")    \
   X(kRewindCheckpoint, "rewind.checkpoint", 1, 64, "bytes", "name of a checkpoint")           \
-  X(kRewindTokens, "rewind.context_tokens", 0, 100000000000000, "tokens",                    \
+  X(kRewindTokens, "rewind.context_tokens", 0, 100000000000000, "tokens",                     \
     "at most what the session holds")                                                         \
   X(kTokenizeBytes, "tokenize.text", 0, 1048576, "bytes", "")                                 \
   X(kDetokenizeIds, "detokenize.ids", 0, 1048576, "tokens", "")
