@@ -29,12 +29,11 @@ from typing import Any
 from llama_cpp import llama_cpp as lib
 
 PACKAGED = "SmolLM2-135M-Instruct.Q4_1.gguf"
-# "pure" Q4_0 quantises the embedding to 4 bits too, as our int4 does; without it llama.cpp keeps
-# the 8 bits that the embedding has in the package.
+# Q4_0 keeps the 8 bits that the embedding has in the package, as our int4 does.
 FORMATS = {
-    "F16": (lib.LLAMA_FTYPE_MOSTLY_F16, False),
-    "Q8_0": (lib.LLAMA_FTYPE_MOSTLY_Q8_0, False),
-    "Q4_0": (lib.LLAMA_FTYPE_MOSTLY_Q4_0, True),
+    "F16": lib.LLAMA_FTYPE_MOSTLY_F16,
+    "Q8_0": lib.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "Q4_0": lib.LLAMA_FTYPE_MOSTLY_Q4_0,
 }
 CHUNK = 512  # tokens that one llama_decode is given at most
 WARMUP_STEPS = 2
@@ -63,14 +62,14 @@ def prepare(directory: Path) -> dict[str, str]:
     directory.mkdir(parents=True, exist_ok=True)
     source = packaged_model()
     paths = {"Q4_1": str(source)}
-    for name, (kind, pure) in FORMATS.items():
+    for name, kind in FORMATS.items():
         target = directory / f"SmolLM2-135M-Instruct.{name}.gguf"
         paths[name] = str(target)
         if target.exists():
             continue
         unfinished = target.with_suffix(".unfinished")
         params = lib.llama_model_quantize_default_params()
-        params.ftype, params.pure, params.allow_requantize = kind, pure, True
+        params.ftype, params.allow_requantize = kind, True
         code = lib.llama_model_quantize(
             str(source).encode(), str(unfinished).encode(), ctypes.byref(params)
         )
