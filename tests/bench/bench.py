@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from suite import kernel_cells, report, serve_cells, step_cells
+from suite import kernel_cells, neighbour_cells, report, serve_cells, step_cells
 from suite.cells import Cell
 from suite.lab import BITS, ROOT, Lab, Missing, Options, Task
 from suite.progress import Bar
@@ -28,6 +28,7 @@ GROUPS: dict[str, Callable[[Lab], Iterator[Task]]] = {
     "prefill": step_cells.prefills,
     "depth": step_cells.depths,
     "million": step_cells.million,
+    "neighbour": neighbour_cells.neighbour,
     "serve": serve_cells.serving,
     "first_token": serve_cells.first_tokens,
     "idle": serve_cells.idle_sessions,
