@@ -23,6 +23,7 @@
 #include "server/process_signals.h"
 #include "server/rpc/ops_server.h"
 #include "server/rpc/rpc_server.h"
+#include "server/session/snapshot.h"
 
 namespace gma {
 namespace {
@@ -96,11 +97,22 @@ absl::Status StartEngine(const ServerOptions& options, Parts& parts) {
   return absl::OkStatus();
 }
 
-absl::Status StartPorts(const ServerOptions& options, Parts& parts) {
+absl::StatusOr<StateKey> StateKeyOf(const ServerOptions& options) {
+  if (options.state_key.empty()) return StateKey::Random();
+  absl::StatusOr<StateKey> key = StateKey::LoadOrMake(options.state_key);
+  if (key.ok()) return key;
+  return absl::Status(key.status().code(), absl::StrCat("--state_key: ", key.status().message()));
+}
+
+absl::Status StartPorts(const ServerOptions& options, const StateKey& key, Parts& parts) {
   GMA_ASSIGN_OR_RETURN(parts.ops, OpsServer::Start(options.metrics_listen, *parts.metrics));
   const ApiKeys* keys = options.api_keys.has_value() ? &*options.api_keys : nullptr;
   GMA_ASSIGN_OR_RETURN(
-      parts.rpc, RpcServer::Start({.listen = options.listen, .tls = options.tls, .api_keys = keys},
+      parts.rpc, RpcServer::Start({.listen = options.listen,
+                                   .tls = options.tls,
+                                   .api_keys = keys,
+                                   .state_key = key,
+                                   .compensated_state = options.compensated_state},
                                   *parts.engine, parts.model.served, parts.clock, *parts.metrics));
   return absl::OkStatus();
 }
@@ -181,6 +193,7 @@ bool WaitUntilDrained(const ServerOptions& options, const Parts& parts) {
 absl::Status Serve(const ServerOptions& options) {
   SetLogLevel(options.log_level);
   GMA_RETURN_IF_ERROR(ProbePorts(options));
+  GMA_ASSIGN_OR_RETURN(const StateKey key, StateKeyOf(options));
   const RealClock clock;
   const absl::Duration start = clock.Monotonic();
   GMA_ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options));
@@ -193,7 +206,7 @@ absl::Status Serve(const ServerOptions& options) {
               .rpc = nullptr};
   GMA_RETURN_IF_ERROR(StartEngine(options, parts));
   absl::Cleanup stop_engine = [&parts] { parts.engine->Shutdown(); };
-  GMA_RETURN_IF_ERROR(StartPorts(options, parts));
+  GMA_RETURN_IF_ERROR(StartPorts(options, key, parts));
   GMA_RETURN_IF_ERROR(WritePortFile(options.port_file, parts));
   CatchStopSignals();
   parts.ops->SetReady(true);

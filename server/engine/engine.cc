@@ -63,6 +63,11 @@ class EngineImpl final : public Engine {
                        EngineCallback<std::vector<CheckpointInfo>> done) override {
     PostCall(ListCheckpointsMessage{.owner = std::move(owner), .id = id, .done = std::move(done)});
   }
+  void Export(std::string owner, SessionId id, EngineCallback<SessionImage> done) override {
+    PostCall(ExportMessage{.owner = std::move(owner), .id = id, .done = std::move(done)});
+  }
+  void Import(std::string owner, SessionImage image,
+              EngineCallback<SessionSnapshotInfo> done) override;
   void Rewind(RewindSpec spec, EngineCallback<SessionSnapshotInfo> done) override {
     PostTurn<RewindMessage>(std::move(spec), std::move(done));
   }
@@ -168,6 +173,13 @@ void EngineImpl::Open(std::string owner, absl::Duration ttl,
 void EngineImpl::Fork(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) {
   if (shared_->draining) return done(Refuse(RejectReasonLabel::kDraining));
   PostCall(ForkMessage{.owner = std::move(owner), .id = id, .done = std::move(done)});
+}
+
+void EngineImpl::Import(std::string owner, SessionImage image,
+                        EngineCallback<SessionSnapshotInfo> done) {
+  if (shared_->draining) return done(Refuse(RejectReasonLabel::kDraining));
+  PostCall(
+      ImportMessage{.owner = std::move(owner), .image = std::move(image), .done = std::move(done)});
 }
 
 template <typename Message, typename Spec>

@@ -27,6 +27,7 @@
 #include "server/session/session_id.h"
 #include "server/session/session_past.h"
 #include "server/session/session_phase.h"
+#include "server/session/snapshot.h"
 
 namespace gma {
 
@@ -162,6 +163,13 @@ class Engine {
   // session; once begun it runs to its end, whoever waits for it.
   // ERRORS: as Generate, and kNotFound for a name, kOutOfRange for a position out of reach.
   virtual void Rewind(RewindSpec spec, EngineCallback<SessionSnapshotInfo> done) = 0;
+
+  // A copy of the session, which stays.
+  virtual void Export(std::string owner, SessionId id, EngineCallback<SessionImage> done) = 0;
+  // A new session that stands where the image does, and can be rewound to there and to 0.
+  // REQUIRES: the row of `image` has the size of the pool's. ERRORS: as Open.
+  virtual void Import(std::string owner, SessionImage image,
+                      EngineCallback<SessionSnapshotInfo> done) = 0;
 
   virtual EngineStatus GetStatus() const = 0;
 

@@ -88,10 +88,13 @@ class EngineCore {
   SessionSnapshotInfo InfoOf(const Session& session) const;
   void ExpireSessions(absl::Duration now);
 
-  // past_calls.cc: fork, checkpoint, rewind.
+  // past_calls.cc: fork, checkpoint, rewind, export, import.
   void OnMessage(ForkMessage message);
   void OnMessage(CheckpointMessage message);
   void OnMessage(ListCheckpointsMessage message);
+  void OnMessage(ExportMessage message);
+  void OnMessage(ImportMessage message);
+  absl::StatusOr<SessionSnapshotInfo> Import(const ImportMessage& message);
   absl::StatusOr<SessionSnapshotInfo> Fork(const ForkMessage& message);
   absl::StatusOr<CheckpointInfo> Keep(const CheckpointMessage& message);
   absl::Status BeginRewind(Request& request, Session& session);

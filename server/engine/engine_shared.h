@@ -69,15 +69,26 @@ struct ListCheckpointsMessage {
   SessionId id;
   EngineCallback<std::vector<CheckpointInfo>> done;
 };
+struct ExportMessage {
+  std::string owner;
+  SessionId id;
+  EngineCallback<SessionImage> done;
+};
+struct ImportMessage {
+  std::string owner;
+  SessionImage image;
+  EngineCallback<SessionSnapshotInfo> done;
+};
 struct RewindMessage {
   RewindSpec spec;
   EngineCallback<SessionSnapshotInfo> done;
   absl::Duration accepted_at;
 };
 
-using EngineMessage = std::variant<GenerateMessage, AppendMessage, CancelMessage, OpenMessage,
-                                   GetMessage, ListMessage, CloseMessage, ForkMessage,
-                                   CheckpointMessage, ListCheckpointsMessage, RewindMessage>;
+using EngineMessage =
+    std::variant<GenerateMessage, AppendMessage, CancelMessage, OpenMessage, GetMessage,
+                 ListMessage, CloseMessage, ForkMessage, CheckpointMessage, ListCheckpointsMessage,
+                 ExportMessage, ImportMessage, RewindMessage>;
 
 // Shared with token streams too, whose readers may outlive the engine. THREADS: any.
 struct EngineShared {

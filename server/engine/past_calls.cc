@@ -1,8 +1,10 @@
-// Sessions as values: fork, checkpoint, rewind.
+// Sessions as values: fork, checkpoint, rewind, export, import.
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "server/engine/engine_core.h"
@@ -63,6 +65,39 @@ void EngineCore::OnMessage(ListCheckpointsMessage message) {
     infos.push_back(gma::InfoOf(checkpoint));
   }
   message.done(std::move(infos));
+}
+
+void EngineCore::OnMessage(ExportMessage message) {
+  absl::StatusOr<Session*> session = FindIdle(message.owner, message.id);
+  if (!session.ok()) return message.done(session.status());
+  const absl::Span<const uint8_t> row = (*session)->row().bytes();
+  metrics_.session_exports->Increment();
+  message.done(SessionImage{
+      .ttl = (*session)->ttl(), .point = (*session)->point(), .row = {row.begin(), row.end()}});
+}
+
+void EngineCore::OnMessage(ImportMessage message) {
+  absl::StatusOr<SessionSnapshotInfo> info = Import(message);
+  message.done(std::move(info));
+}
+
+absl::StatusOr<SessionSnapshotInfo> EngineCore::Import(const ImportMessage& message) {
+  const SessionImage& image = message.image;
+  Owner& owner = table_.OwnerOf(message.owner);
+  GMA_RETURN_IF_ERROR(CheckQuota(owner, 1));
+  absl::StatusOr<StateRow> row = pool_->Acquire();
+  if (!row.ok()) return NoRowError();
+  GMA_CHECK(image.row.size() == row->bytes().size());
+  std::memcpy(row->bytes().data(), image.row.data(), image.row.size());
+  Session& session = table_.Insert(owner, *std::move(row), image.ttl, clock_.Monotonic());
+  session.StandAt(image.point);
+  session.KeepAutomatic();  // the oldest point that it can go back to
+  metrics_.session_imports->Increment();
+  GMA_LOG(kInfo, "session_imported",
+          {{"session", session.id().Short()},
+           {"context_tokens", session.context_tokens()},
+           {"rows_used", pool_->used()}});
+  return EngineCore::InfoOf(session);
 }
 
 absl::Status EngineCore::BeginRewind(Request& request, Session& session) {

@@ -76,6 +76,8 @@ struct MetricRow {
     "Sessions taken back to an earlier state.")                                                    \
   X(kSessionRewindTokens, kCounter, "gma_session_rewind_tokens_total", "",                         \
     "Tokens fed again to get from a checkpoint to the state asked for.")                           \
+  X(kSessionExports, kCounter, "gma_session_exports_total", "", "Sessions given out as a blob.")   \
+  X(kSessionImports, kCounter, "gma_session_imports_total", "", "Sessions made from a blob.")      \
   X(kSessionCheckpoints, kGauge, "gma_session_checkpoints", "",                                    \
     "Copies of state rows kept for rewinding; forks share them.")                                  \
   X(kSessionCheckpointBytes, kGauge, "gma_session_checkpoint_bytes", "",                           \

@@ -141,6 +141,8 @@ void BuildStepsAndState(Builder& builder, Metrics& metrics) {
   metrics.session_forks = builder.Counter(kSessionForks);
   metrics.session_rewinds = builder.Counter(kSessionRewinds);
   metrics.session_rewind_tokens = builder.Counter(kSessionRewindTokens);
+  metrics.session_exports = builder.Counter(kSessionExports);
+  metrics.session_imports = builder.Counter(kSessionImports);
   metrics.session_checkpoints = builder.Gauge(kSessionCheckpoints);
   metrics.session_checkpoint_bytes = builder.Gauge(kSessionCheckpointBytes);
   metrics.model_load_seconds = builder.Gauge(kModelLoad);

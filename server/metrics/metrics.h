@@ -106,7 +106,8 @@ struct Metrics {
   MetricsByLabel<RowUseLabel, prometheus::Gauge, 3> state_rows;
   prometheus::Gauge *session_capacity, *sessions;
   prometheus::Counter* session_expiries;  // session_evictions_total{resident, none, idle}
-  prometheus::Counter *session_forks, *session_rewinds, *session_rewind_tokens;
+  prometheus::Counter *session_forks, *session_rewinds, *session_rewind_tokens, *session_exports,
+      *session_imports;
   prometheus::Gauge *session_checkpoints, *session_checkpoint_bytes;
 
   // The model, set once by the program.

@@ -57,6 +57,7 @@ struct Limit {
   X(kRewindCheckpoint, "rewind.checkpoint", 1, 64, "bytes", "name of a checkpoint")           \
   X(kRewindTokens, "rewind.context_tokens", 0, 100000000000000, "tokens",                     \
     "at most what the session holds")                                                         \
+  X(kStateChunk, "import.data", 1, 1048576, "bytes", "one chunk")                             \
   X(kTokenizeBytes, "tokenize.text", 0, 1048576, "bytes", "")                                 \
   X(kDetokenizeIds, "detokenize.ids", 0, 1048576, "tokens", "")
 

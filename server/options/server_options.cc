@@ -148,6 +148,12 @@ void AddCapacityFlags(CLI::App& app, RawFlags& raw) {
       app, "--rewind_tokens", options.rewind_tokens, 0, 100000000,
       "Token ids that a session remembers, to be fed again when it is rewound; 4 bytes each.")
       ->group(group);
+  app.add_option(
+         "--state_key", options.state_key,
+         "Key that exported sessions are sealed with: 32 bytes, made with mode 0600 when there "
+         "is no such file. Default: a key of this process alone.")
+      ->option_text("FILE")
+      ->group(group);
   app.add_option("--session_ttl", raw.session_ttl,
                  "Idle time until a session expires, such as 90s, 30m or 12h. Range [1s, 168h], "
                  "default 30m.")

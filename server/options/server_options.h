@@ -38,6 +38,7 @@ struct ServerOptions {
   std::optional<ApiKeys> api_keys;
   std::optional<TlsFiles> tls;
   bool insecure_remote = false;
+  std::string state_key;  // file; empty: a key of this process
 
   int32_t max_sessions = 128;
   int32_t max_waiting = 256;

@@ -18,6 +18,7 @@
 #include "server/options/api_keys.h"
 #include "server/rpc/dispatcher.h"
 #include "server/rpc/served_model.h"
+#include "server/session/snapshot.h"
 
 namespace gma {
 
@@ -30,6 +31,7 @@ struct RpcEnvironment {
   Dispatcher& dispatcher;
   const ApiKeys* api_keys;   // null: every caller is the owner "local"
   absl::Duration heartbeat;  // silence after which a stream sends a Heartbeat
+  SnapshotScope snapshots;
 };
 
 // The owner that the call's API key stands for.

@@ -12,6 +12,7 @@
 #include "server/metrics/metrics.h"
 #include "server/options/server_options.h"
 #include "server/rpc/served_model.h"
+#include "server/session/snapshot.h"
 
 namespace gma {
 
@@ -19,6 +20,8 @@ struct RpcServerOptions {
   ListenAddress listen;
   std::optional<TlsFiles> tls;
   const ApiKeys* api_keys = nullptr;  // null: no keys wanted, every caller is the owner "local"
+  StateKey state_key = StateKey::Random();       // of exported sessions
+  bool compensated_state = false;                // the layout of state rows
   absl::Duration heartbeat = absl::Seconds(15);  // silence after which a stream says it is alive
 };
 

@@ -52,8 +52,9 @@ class SessionsService final : public v1::Sessions::CallbackService {
   Unary* Rewind(Context* context, const v1::RewindRequest* request,
                 v1::SessionInfo* response) override;
   grpc::ServerWriteReactor<v1::StateChunk>* Export(Context* context,
-                                                   const v1::ExportRequest*) override;
-  grpc::ServerReadReactor<v1::StateChunk>* Import(Context* context, v1::SessionInfo*) override;
+                                                   const v1::ExportRequest* request) override;
+  grpc::ServerReadReactor<v1::StateChunk>* Import(Context* context,
+                                                  v1::SessionInfo* response) override;
 
  private:
   RpcEnvironment& env_;

@@ -8,40 +8,13 @@
 #include "server/options/limits.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/services.h"
-#include "server/rpc/unimplemented.h"
+#include "server/rpc/session_info.h"
+#include "server/rpc/snapshot_calls.h"
 
 namespace gma {
 namespace {
 
 constexpr int32_t kDefaultPage = 100;
-
-v1::SessionState ToProto(SessionPhase phase) {
-  switch (phase) {
-    case SessionPhase::kIdle:
-      return v1::SESSION_STATE_IDLE;
-    case SessionPhase::kQueued:
-      return v1::SESSION_STATE_QUEUED;
-    case SessionPhase::kPrefilling:
-      return v1::SESSION_STATE_PREFILLING;
-    case SessionPhase::kDecoding:
-      return v1::SESSION_STATE_DECODING;
-  }
-  return v1::SESSION_STATE_UNSPECIFIED;
-}
-
-void FillInfo(const SessionSnapshotInfo& from, const ServedModel& model, v1::SessionInfo& to) {
-  to.set_session_id(from.id.Hex());
-  to.set_model(model.name);
-  to.set_state(ToProto(from.phase));
-  to.set_context_tokens(from.context_tokens);
-  to.set_state_bytes(model.state_bytes);
-  to.set_age_seconds(absl::ToInt64Seconds(from.age));
-  to.set_idle_seconds(absl::ToInt64Seconds(from.idle));
-  to.set_ttl_seconds(absl::ToInt64Seconds(from.ttl));
-  to.set_checkpoints(from.checkpoints);
-  to.set_checkpoint_bytes(from.checkpoint_bytes);
-  to.set_oldest_rewind_tokens(from.oldest_rewind);
-}
 
 void FillCheckpoint(const CheckpointInfo& from, v1::CheckpointInfo& to) {
   to.set_name(from.name);
@@ -209,13 +182,14 @@ grpc::ServerUnaryReactor* SessionsService::Rewind(Context* context,
   });
 }
 
-grpc::ServerWriteReactor<v1::StateChunk>* SessionsService::Export(Context*,
-                                                                  const v1::ExportRequest*) {
-  return new UnimplementedStream<grpc::ServerWriteReactor<v1::StateChunk>>("Sessions.Export");
+grpc::ServerWriteReactor<v1::StateChunk>* SessionsService::Export(
+    Context* context, const v1::ExportRequest* request) {
+  return StartExport(env_, context, *request);
 }
 
-grpc::ServerReadReactor<v1::StateChunk>* SessionsService::Import(Context*, v1::SessionInfo*) {
-  return new UnimplementedStream<grpc::ServerReadReactor<v1::StateChunk>>("Sessions.Import");
+grpc::ServerReadReactor<v1::StateChunk>* SessionsService::Import(Context* context,
+                                                                 v1::SessionInfo* response) {
+  return StartImport(env_, context, response);
 }
 
 }  // namespace gma

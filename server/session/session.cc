@@ -113,6 +113,12 @@ void Session::ContinueFrom(const Session& other) {
   past_ = other.past_;
 }
 
+void Session::StandAt(const SessionPoint& point) {
+  GMA_CHECK(phase_ == SessionPhase::kIdle);
+  point_ = point;
+  past_.log().Restart(point);
+}
+
 absl::StatusOr<const Checkpoint*> Session::KeepCheckpoint(std::string_view name) {
   GMA_CHECK(phase_ == SessionPhase::kIdle);
   return past_.Keep(name, point_, row_.bytes());

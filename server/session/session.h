@@ -49,6 +49,7 @@ class Session {
   int64_t fed() const { return point_.fed; }  // tokens in the state
   std::optional<int32_t> pending() const { return point_.pending; }
   int64_t context_tokens() const { return point_.context_tokens(); }
+  const SessionPoint& point() const { return point_; }
   const SessionPast& past() const { return past_; }
   absl::Duration opened_at() const { return opened_at_; }
   absl::Duration idle_since() const { return idle_since_; }  // while idle
@@ -76,6 +77,8 @@ class Session {
 
   // Takes the past of `other`, whose row was copied into this one's. REQUIRES: both are idle.
   void ContinueFrom(const Session& other);
+  // Stands at `point`, of whose past nothing is known; its row was put there. REQUIRES: idle.
+  void StandAt(const SessionPoint& point);
   // As SessionPast::Keep. REQUIRES: idle.
   absl::StatusOr<const Checkpoint*> KeepCheckpoint(std::string_view name);
   // Keeps an automatic checkpoint; at any time, or only when enough was fed since the last one.

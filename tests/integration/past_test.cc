@@ -1,4 +1,4 @@
-// Sessions.Fork, Checkpoint, ListCheckpoints and Rewind, over gRPC on loopback.
+// Sessions.Fork, Checkpoint, ListCheckpoints, Rewind, Export and Import, over gRPC on loopback.
 #include <memory>
 #include <string>
 #include <vector>
@@ -54,9 +54,33 @@ class PastTest : public ::testing::Test {
     request.set_context_tokens(tokens);
     return Call(&v1::Sessions::Stub::Rewind, request, info, key);
   }
+  grpc::Status Export(const std::string& id, std::string& blob, const std::string& key = "") {
+    grpc::ClientContext context;
+    if (!key.empty()) context.AddMetadata("authorization", "Bearer " + key);
+    v1::ExportRequest request;
+    request.set_session_id(id);
+    const auto reader = sessions_->Export(&context, request);
+    v1::StateChunk chunk;
+    while (reader->Read(&chunk)) blob += chunk.data();
+    return reader->Finish();
+  }
+  grpc::Status Import(const std::string& blob, size_t chunk_bytes, v1::SessionInfo& info,
+                      const std::string& key = "") {
+    grpc::ClientContext context;
+    if (!key.empty()) context.AddMetadata("authorization", "Bearer " + key);
+    const auto writer = sessions_->Import(&context, &info);
+    v1::StateChunk chunk;
+    for (size_t from = 0; from < blob.size(); from += chunk_bytes) {
+      chunk.set_data(blob.substr(from, chunk_bytes));
+      if (!writer->Write(chunk)) break;
+    }
+    writer->WritesDone();
+    return writer->Finish();
+  }
   std::vector<int32_t> Say(const std::string& id, const std::vector<int32_t>& prompt,
                            int64_t max_tokens) {
     v1::GenerateRequest request = GreedyRequest(prompt, max_tokens);
+    if (prompt.empty()) request.clear_input();
     request.set_session_id(id);
     return Generate(*stub_, request).tokens;
   }
@@ -160,6 +184,40 @@ TEST_F(PastTest, AFullPoolNamesItsRowsAndSaysWhenToComeBack) {
   EXPECT_EQ(context.GetServerTrailingMetadata().count("retry-after-ms"), 1u);
 }
 
+TEST_F(PastTest, AnExportedSessionIsImportedAsANewOne) {
+  Start();
+  const std::string id = Open();
+  std::vector<int32_t> tokens = {1, 2, 3};
+  const std::vector<int32_t> first = Say(id, tokens, 10);
+  tokens.insert(tokens.end(), first.begin(), first.end());
+  std::string blob;
+  ASSERT_TRUE(Export(id, blob).ok());
+  v1::SessionInfo info;
+  for (const size_t chunk : {size_t{1}, size_t{100}, size_t{1} << 20}) {
+    ASSERT_TRUE(Import(blob, chunk, info).ok());
+    const std::string copy = info.session_id();
+    EXPECT_NE(copy, id);
+    EXPECT_EQ(info.context_tokens(), 13);
+    std::vector<int32_t> prompt = tokens;
+    prompt.push_back(9);
+    EXPECT_THAT(Say(copy, {9}, 6), ElementsAreArray(OracleTokens(prompt, 6)));
+    EXPECT_EQ(RewindTo(copy, 5, info).error_code(), grpc::StatusCode::OUT_OF_RANGE);
+    ASSERT_TRUE(RewindTo(copy, 14, info).ok());
+    EXPECT_THAT(Say(copy, {}, 6), ElementsAreArray(OracleTokens(prompt, 6)));
+  }
+  EXPECT_THAT(Import(blob.substr(0, 200), 100, info).error_message(), HasSubstr("is cut"));
+  EXPECT_THAT(Import(std::string(1 << 20, 'x'), 1 << 20, info).error_message(),
+              HasSubstr("no exported session"));
+  EXPECT_THAT(Import(blob + std::string(1 << 20, 'x'), 1 << 20, info).error_message(),
+              HasSubstr("longer than"));
+  EXPECT_THAT(Import(std::string((1 << 20) + 1, 'x'), (1 << 20) + 1, info).error_message(),
+              HasSubstr("import.data is 1048577 bytes"));
+  EXPECT_EQ(Import("", 1, info).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(Export("xyz", blob).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(Import(blob, 1000, info).ok());
+  EXPECT_EQ(Import(blob, 1000, info).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
 TEST_F(PastTest, AnotherOwnersSessionIsNotFoundWhateverIsCalled) {
   TestServerOptions options;
   const auto keys = ApiKeys::Parse(
@@ -186,6 +244,13 @@ TEST_F(PastTest, AnotherOwnersSessionIsNotFoundWhateverIsCalled) {
     EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
     EXPECT_EQ(status.error_message(), "session " + id + " is unknown");
   }
+  std::string blob;
+  EXPECT_EQ(Export(id, blob, "bob").error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(blob, "");
+  ASSERT_TRUE(Export(id, blob, "alice").ok());
+  const grpc::Status stolen = Import(blob, 100, info, "bob");
+  EXPECT_EQ(stolen.error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(stolen.error_message(), "the exported session belongs to another owner");
   EXPECT_TRUE(RewindTo(id, 0, info, "alice").ok());
 }
 

@@ -172,6 +172,7 @@ const std::map<std::string_view, const char*> kElsewhere = {
     {"credit.tokens", "session_test"},
     {"page_size", "session_test"},
     {"checkpoint.name", "past_test"},
+    {"import.data", "past_test"},
     {"tokenize.text", "generation_test"},
 };
 
