@@ -183,6 +183,38 @@ absl::StatusOr<v1::SessionInfo> Client::RewindSession(std::string_view session_i
   return Call(sessions_, request, &v1::Sessions::Stub::Rewind);
 }
 
+absl::StatusOr<std::string> Client::ExportSession(std::string_view session_id) {
+  grpc::ClientContext context;
+  Prepare(context, options_.deadline);
+  v1::ExportRequest request;
+  request.set_session_id(std::string(session_id));
+  const auto reader = sessions_.Export(&context, request);
+  std::string blob;
+  v1::StateChunk chunk;
+  while (reader->Read(&chunk)) blob += chunk.data();
+  const grpc::Status status = reader->Finish();
+  if (!status.ok()) return StatusOfCall(status, context);
+  if (blob.empty()) return absl::DataLossError("the server sent an empty session");
+  return blob;
+}
+
+absl::StatusOr<v1::SessionInfo> Client::ImportSession(std::string_view blob) {
+  constexpr size_t kChunkBytes = 256 << 10;
+  grpc::ClientContext context;
+  Prepare(context, options_.deadline);
+  v1::SessionInfo response;
+  const auto writer = sessions_.Import(&context, &response);
+  v1::StateChunk chunk;
+  for (; !blob.empty(); blob.remove_prefix(chunk.data().size())) {
+    chunk.set_data(std::string(blob.substr(0, kChunkBytes)));
+    if (!writer->Write(chunk)) break;  // the status says why
+  }
+  writer->WritesDone();
+  const grpc::Status status = writer->Finish();
+  if (!status.ok()) return StatusOfCall(status, context);
+  return response;
+}
+
 absl::StatusOr<v1::ListModelsResponse> Client::ListModels() {
   return Call(models_, v1::ListModelsRequest(), &v1::Models::Stub::List);
 }

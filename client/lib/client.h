@@ -74,6 +74,11 @@ class Client {
                                                 std::string_view checkpoint);
   absl::StatusOr<v1::SessionInfo> RewindSession(std::string_view session_id,
                                                 int64_t context_tokens);
+  // The session as one sealed blob; it stays on the server. The whole blob is held in memory.
+  // ERRORS: kDataLoss for a stream that ended without any.
+  absl::StatusOr<std::string> ExportSession(std::string_view session_id);
+  // A new session from a blob.
+  absl::StatusOr<v1::SessionInfo> ImportSession(std::string_view blob);
   absl::StatusOr<v1::ListModelsResponse> ListModels();
   absl::StatusOr<v1::ModelInfo> GetModel(std::string_view model);
   absl::StatusOr<std::vector<int32_t>> Tokenize(std::string_view model, std::string_view text);

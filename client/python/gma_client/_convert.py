@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gma_client._proto import common_pb2, generation_pb2, models_pb2, sessions_pb2
@@ -22,6 +22,8 @@ Chat = str | Sequence[Message]
 # Options of the request itself; all others are of its sampling and stopping.
 _REQUEST = RequestOptions.__annotations__.keys() - Options.__annotations__.keys()
 _STOP = {"max_tokens", "min_tokens", "stop_tokens", "ignore_eos"}
+
+_CHUNK_BYTES = 256 << 10
 
 CHANNEL_OPTIONS = [
     # A proxy of the environment is for the web; it would break calls to this machine.
@@ -144,6 +146,12 @@ def rewind_request(session_id: str, target: str | int) -> sessions_pb2.RewindReq
     if isinstance(target, str):
         return sessions_pb2.RewindRequest(session_id=session_id, checkpoint=target)
     return sessions_pb2.RewindRequest(session_id=session_id, context_tokens=target)
+
+
+def state_chunks(blob: bytes) -> Iterator[sessions_pb2.StateChunk]:
+    """An exported session in pieces for the wire."""
+    for start in range(0, len(blob), _CHUNK_BYTES):
+        yield sessions_pb2.StateChunk(data=blob[start : start + _CHUNK_BYTES])
 
 
 def model_info(info: models_pb2.ModelInfo) -> ModelInfo:

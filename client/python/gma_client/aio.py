@@ -148,6 +148,20 @@ class AsyncClient:
         request = _convert.rewind_request(session_id, target)
         return _convert.session_info(await self._unary(self._sessions.Rewind, request))
 
+    async def export_session(self, session_id: str) -> bytes:
+        """The session as one sealed blob; it stays on the server."""
+        request = sessions_pb2.ExportRequest(session_id=session_id)
+        call = self._sessions.Export(request, timeout=self._timeout, metadata=self._metadata)
+        blob = bytearray()
+        while (chunk := await read_event(call)) is not None:
+            blob += chunk.data
+        return bytes(blob)
+
+    async def import_session(self, blob: bytes) -> SessionInfo:
+        """A new session from an exported one."""
+        chunks = _convert.state_chunks(blob)
+        return _convert.session_info(await self._unary(self._sessions.Import, chunks))
+
     async def close_session(self, session_id: str) -> int:
         """Ends a session; returns the tokens that it had."""
         request = sessions_pb2.CloseSessionRequest(session_id=session_id)

@@ -160,6 +160,20 @@ class Client:
         request = _convert.rewind_request(session_id, target)
         return _convert.session_info(self._unary(self._sessions.Rewind, request))
 
+    def export_session(self, session_id: str) -> bytes:
+        """The session as one sealed blob; it stays on the server."""
+        request = sessions_pb2.ExportRequest(session_id=session_id)
+        call = self._sessions.Export(request, timeout=self._timeout, metadata=self._metadata)
+        try:
+            return b"".join(chunk.data for chunk in call)
+        except grpc.RpcError as error:
+            raise error_of_call(error) from None
+
+    def import_session(self, blob: bytes) -> SessionInfo:
+        """A new session from an exported one."""
+        chunks = _convert.state_chunks(blob)
+        return _convert.session_info(self._unary(self._sessions.Import, chunks))
+
     def close_session(self, session_id: str) -> int:
         """Ends a session; returns the tokens that it had."""
         request = sessions_pb2.CloseSessionRequest(session_id=session_id)

@@ -32,7 +32,11 @@ class NotFoundError(GmaError):
 
 
 class FailedPreconditionError(GmaError):
-    """The session is busy with another turn."""
+    """The session is busy with another turn, or an exported one does not fit this server."""
+
+
+class PermissionDeniedError(GmaError):
+    """An exported session belongs to another owner."""
 
 
 class OutOfRangeError(GmaError):
@@ -67,6 +71,7 @@ _CLASSES: dict[grpc.StatusCode, type[GmaError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPreconditionError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.OUT_OF_RANGE: OutOfRangeError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,

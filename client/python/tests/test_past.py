@@ -140,3 +140,69 @@ def test_without_blocking(installed_python, server_address):
                 await client.close_session(name)
 
     asyncio.run(run())
+
+
+def test_an_exported_session_goes_on_after_a_restart(installed_python, tmp_path):
+    import gma_client
+
+    key = tmp_path / "state.key"
+    process, address = start_server(tmp_path, "--state_key", str(key))
+    with gma_client.Client(address) as client:
+        session = client.open_session(ttl_seconds=77).session_id
+        say(client, session, "Once upon a time")
+        blob = client.export_session(session)
+        assert len(blob) == client.get_session(session).state_bytes + 236
+        expected = say(client, session, " there was", temperature=1.0, seed=3)
+    stop_server(process)
+    assert key.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "ports.json").unlink(missing_ok=True)
+
+    process, address = start_server(tmp_path, "--state_key", str(key))
+    with gma_client.Client(address) as client:
+        info = client.import_session(blob)
+        assert info.ttl_seconds == 77
+        assert say(client, info.session_id, " there was", temperature=1.0, seed=3) == expected
+        # Nothing was left half done by what is refused.
+        rows = client.model().sessions_in_use
+        for broken in (blob[:-1], blob[:100], b"", blob + b"x", blob[:500] + b"x" + blob[501:]):
+            with pytest.raises(gma_client.InvalidArgumentError, match="exported session"):
+                client.import_session(broken)
+        assert client.model().sessions_in_use == rows
+    stop_server(process)
+    (tmp_path / "ports.json").unlink(missing_ok=True)
+
+    process, address = start_server(tmp_path)
+    with (
+        gma_client.Client(address) as client,
+        pytest.raises(gma_client.InvalidArgumentError, match="no --state_key"),
+    ):
+        client.import_session(blob)
+    stop_server(process)
+    (tmp_path / "ports.json").unlink(missing_ok=True)
+
+    process, address = start_server(tmp_path, "--state_key", str(key), "--compensated_state")
+    with (
+        gma_client.Client(address) as client,
+        pytest.raises(gma_client.FailedPreconditionError, match="state layout"),
+    ):
+        client.import_session(blob)
+    stop_server(process)
+
+
+def test_export_and_import_without_blocking(installed_python, server_address):
+    import gma_client
+
+    async def run():
+        async with gma_client.AsyncClient(server_address) as client:
+            session = (await client.open_session()).session_id
+            await client.append(session, "Once upon a time")
+            blob = await client.export_session(session)
+            tokens = await client.close_session(session)
+            copy = await client.import_session(blob)
+            assert copy.context_tokens == tokens
+            assert copy.session_id != session
+            await client.close_session(copy.session_id)
+            with pytest.raises(gma_client.NotFoundError):
+                await client.export_session(session)
+
+    asyncio.run(run())
