@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <variant>
 
 #include "base/check.h"
 #include "google/protobuf/stubs/logging.h"
@@ -60,6 +61,15 @@ void FuzzOther(std::string_view bytes, const ServedModel& model) {
   if (Parse(bytes, append)) {
     if (auto converted = ConvertAppend(append, model); converted.ok()) {
       CheckTokens(converted->input);
+    }
+  }
+  v1::RewindRequest rewind;
+  if (Parse(bytes, rewind)) {
+    if (const auto spec = ConvertRewind(rewind); spec.ok()) {
+      const auto* tokens = std::get_if<int64_t>(&spec->target);
+      GMA_CHECK(tokens == nullptr || *tokens >= 0);
+      const auto* name = std::get_if<std::string>(&spec->target);
+      GMA_CHECK(name == nullptr || (!name->empty() && name->size() <= 64));
     }
   }
   v1::DetokenizeRequest detokenize;

@@ -191,6 +191,11 @@ History History::Rewound(int64_t context) const {
 std::vector<History> After(const History& before, const SeenTurn& turn) {
   if (turn.rewind) return AfterRewind(before, turn);
   if (turn.checkpoint) return AfterCheckpoint(before, turn);
+  if (turn.moved) {
+    History after = before;
+    after.saved.clear();
+    return {after};
+  }
   if (NeverBegan(*turn.status)) return {before};
   const std::vector<int32_t> feed = before.FeedOf(turn.close, turn.input);
   if (turn.status->code() == absl::StatusCode::kInvalidArgument) {

@@ -58,6 +58,7 @@ struct SeenTurn {
   bool generates = true;
   std::optional<RewindTarget> rewind;     // instead of a turn
   std::optional<std::string> checkpoint;  // likewise
+  bool moved = false;                     // likewise: out and in again, without its checkpoints
   bool remembers_all = false;             // no position may be out of a Rewind's reach
   std::vector<int32_t> close, input;
   SamplingParams sampling;

@@ -59,9 +59,10 @@ int Main(int argc, char** argv) {
               static_cast<long long>(counts.streams), static_cast<long long>(counts.sessions),
               static_cast<long long>(counts.appends), static_cast<long long>(counts.steps),
               static_cast<long long>(counts.tokens));
-  std::printf("%lld forks, %lld checkpoints, %lld rewinds, %lld out of reach\n",
-              static_cast<long long>(counts.forks), static_cast<long long>(counts.checkpoints),
-              static_cast<long long>(counts.rewinds), static_cast<long long>(counts.out_of_reach));
+  std::printf("%lld forks, %lld moves, %lld checkpoints, %lld rewinds, %lld out of reach\n",
+              static_cast<long long>(counts.forks), static_cast<long long>(counts.moves),
+              static_cast<long long>(counts.checkpoints), static_cast<long long>(counts.rewinds),
+              static_cast<long long>(counts.out_of_reach));
   for (const auto& [code, count] : counts.ends) {
     std::printf("  %-20s %lld\n", code.c_str(), static_cast<long long>(count));
   }

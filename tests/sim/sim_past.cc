@@ -1,4 +1,4 @@
-// Forks, checkpoints and rewinds of the simulation.
+// Forks, checkpoints, rewinds and moves of the simulation.
 #include <algorithm>
 #include <utility>
 
@@ -8,17 +8,22 @@
 
 namespace gma::testing {
 
+std::shared_ptr<SimSession> SimWorld::CopyOf(const SimSession& source) {
+  auto copy = std::make_shared<SimSession>();
+  copy->owner = source.owner;
+  copy->ttl = source.ttl;
+  // A copy is made while no turn is active, so when it is, all turns posted before have ended;
+  // what came of some may still have to be read.
+  copy->possible = source.possible;
+  copy->turns = source.turns;
+  copy->returned = source.returned;
+  return copy;
+}
+
 void SimWorld::ForkSession() {
   std::shared_ptr<SimSession> source = RandomSession();
   if (source == nullptr) return;
-  auto fork = std::make_shared<SimSession>();
-  fork->owner = source->owner;
-  fork->ttl = source->ttl;
-  // A fork is made while no turn is active, so when it is, all turns posted before have ended;
-  // what came of some may still have to be read.
-  fork->possible = source->possible;
-  fork->turns = source->turns;
-  fork->returned = source->returned;
+  std::shared_ptr<SimSession> fork = CopyOf(*source);
   ++calls_open_;
   engine_->Fork(fork->owner, *source->id, [this, source, fork](auto info) {
     --calls_open_;
@@ -28,6 +33,34 @@ void SimWorld::ForkSession() {
     fork->id = info->id;
     fork->opened_at = now();
     sessions_.push_back(fork);
+  });
+}
+
+void SimWorld::MoveSession() {
+  std::shared_ptr<SimSession> source = RandomSession();
+  if (source == nullptr) return;
+  std::shared_ptr<SimSession> copy = CopyOf(*source);
+  copy->returned = true;  // nothing of its past comes with it
+  auto move = std::make_shared<SeenTurn>();
+  move->moved = true;
+  copy->turns.push_back(move);
+  ++calls_open_;
+  engine_->Export(copy->owner, *source->id, [this, source, copy, move](auto image) {
+    --calls_open_;
+    if (!image.ok()) return CheckRefusal(*source, image.status());
+    SIM_EXPECT(image->ttl == copy->ttl, "an image of another session");
+    ++calls_open_;
+    const int64_t tokens = image->point.context_tokens();
+    engine_->Import(copy->owner, *std::move(image), [this, copy, move, tokens](auto info) {
+      --calls_open_;
+      if (!info.ok()) return CheckRefusal(*copy, info.status());
+      ++counts_.moves;
+      SIM_EXPECT(info->context_tokens == tokens, "an import of another image");
+      move->status = absl::OkStatus();
+      copy->id = info->id;
+      copy->opened_at = now();
+      sessions_.push_back(copy);
+    });
   });
 }
 

@@ -68,8 +68,10 @@ void SimWorld::Event() {
     GrantCredit();
   } else if (what < 89) {
     ReadSomeStream();
-  } else if (what < 92) {
+  } else if (what < 91) {
     PassTime();
+  } else if (what < 92) {
+    MoveSession();
   } else if (what < 94) {
     ForkSession();
   } else if (what < 96) {

@@ -23,7 +23,7 @@ inline constexpr int64_t kRemembersAll = 1'000'000;  // more tokens than a sessi
 // What happened, for a line that shows that a run reached what it should.
 struct SimCounts {
   int64_t streams = 0, tokens = 0, steps = 0, appends = 0, sessions = 0, expired = 0, ambiguous = 0;
-  int64_t forks = 0, checkpoints = 0, rewinds = 0, out_of_reach = 0;
+  int64_t forks = 0, moves = 0, checkpoints = 0, rewinds = 0, out_of_reach = 0;
   std::map<std::string, int64_t> ends;  // by status code of streams
 };
 
@@ -52,6 +52,7 @@ class SimWorld {
   void CloseSession();
   void AskAboutSession();
   void ForkSession();
+  void MoveSession();
   void KeepCheckpoint();
   void RewindSession();
   void CancelStream();
@@ -65,6 +66,8 @@ class SimWorld {
   std::string RandomOwner();
   SimStream* RandomLiveStream();
   std::shared_ptr<SimSession> RandomSession();
+  // A session that will stand where `source` does after what was posted to it so far.
+  static std::shared_ptr<SimSession> CopyOf(const SimSession& source);
   static std::string RandomName(int64_t number) {
     return std::string(1, static_cast<char>('a' + number));
   }
