@@ -42,7 +42,8 @@ uint8_t* HugeArena::Allocate(size_t bytes) {
         mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapping == MAP_FAILED) throw std::bad_alloc();
     blocks_.push_back({static_cast<uint8_t*>(mapping), mapped});
-    next_ = reinterpret_cast<uint8_t*>(RoundUp(reinterpret_cast<uintptr_t>(mapping), kHugePage));
+    const auto address = reinterpret_cast<uintptr_t>(mapping);
+    next_ = blocks_.back().mapping + (RoundUp(address, kHugePage) - address);
     left_ = size;
     madvise(next_, size, MADV_HUGEPAGE);  // where it is refused, steps are slower and nothing else
   }
