@@ -189,6 +189,7 @@ void EngineImpl::PostTurn(Spec spec, EngineCallback<SessionSnapshotInfo> done) {
       Message{.spec = std::move(spec), .done = std::move(done), .accepted_at = clock_.Monotonic()};
   if (shared_->mailbox.Post(std::move(message))) return;
   shared_->waiting.fetch_sub(1);
+  // A refused message is untouched. NOLINTNEXTLINE(bugprone-use-after-move)
   std::get<Message>(message).done(RefusePost());
 }
 
