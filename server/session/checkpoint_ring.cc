@@ -89,7 +89,7 @@ std::deque<Checkpoint>::iterator CheckpointRing::Victim(CheckpointKind kind) {
   return checkpoints_.end();
 }
 
-void CheckpointRing::Erase(std::deque<Checkpoint>::iterator checkpoint) {
+void CheckpointRing::Erase(const std::deque<Checkpoint>::iterator& checkpoint) {
   bytes_ -= checkpoint->row->bytes().size();
   checkpoints_.erase(checkpoint);
 }

@@ -85,7 +85,7 @@ class CheckpointRing {
  private:
   // What may go for one of `kind`; end() when nothing may.
   std::deque<Checkpoint>::iterator Victim(CheckpointKind kind);
-  void Erase(std::deque<Checkpoint>::iterator checkpoint);
+  void Erase(const std::deque<Checkpoint>::iterator& checkpoint);
   std::string NextNumber();
 
   size_t limit_;

@@ -166,6 +166,8 @@ TEST(BinaryTest, WhatCannotStartSaysWhyInOneLineAndExitsWithTwo) {
   const TempDir broken;
   std::filesystem::copy(kModel, broken.path(), std::filesystem::copy_options::recursive);
   std::filesystem::resize_file(broken.File("model.safetensors"), 1000);
+  const std::string open_key = broken.Write("open.key", std::string(32, 'k'));
+  std::filesystem::permissions(open_key, std::filesystem::perms(0644));
   const std::string free = "--listen=127.0.0.1:0", metrics = "--metrics_listen=127.0.0.1:0";
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
       {{"--no_such_flag"}, "--no_such_flag"},
@@ -177,6 +179,8 @@ TEST(BinaryTest, WhatCannotStartSaysWhyInOneLineAndExitsWithTwo) {
       {{"--model", kModel, "--listen", taken.address()}, taken.address()},
       {{free, "--model", kModel, "--metrics_listen", taken.address()}, taken.address()},
       {{"--model", kModel, "--listen", "0.0.0.0:0"}, "--insecure_remote"},
+      {{free, metrics, "--model", kModel, "--state_key", open_key}, "must have mode 0600"},
+      {{free, metrics, "--model", kModel, "--state_key", "/no/such/folder/key"}, "--state_key: "},
       {{free, metrics, "--model", kModel, "--port_file", "/no/such/folder/ports"}, "--port_file"},
   };
   for (const auto& [flags, part] : cases) {
