@@ -1,5 +1,6 @@
 #include "model/decoder/mixer_constants.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 
@@ -72,9 +73,9 @@ LayerMixer::LayerMixer(const ModelDir& model, int32_t layer)
     Keep(model, "forget_a_log");
   }
   if (constants_.forget_write) {
-    for (const float beta : ToFloats(model.tensor(prefix_ + "forget_beta"))) {
-      forget_beta_.push_back(Softplus(beta));
-    }
+    const std::vector<float> beta = ToFloats(model.tensor(prefix_ + "forget_beta"));
+    forget_beta_.resize(beta.size());
+    std::transform(beta.begin(), beta.end(), forget_beta_.begin(), Softplus);
     constants_.forget_beta = forget_beta_.data();
   }
 }
