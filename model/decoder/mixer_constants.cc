@@ -89,8 +89,9 @@ void LayerMixer::BuildScores(const ModelDir& model, VarParam var_param) {
   const std::vector<float> mean = ToFloats(model.tensor(prefix_ + "component_mean"));
   const std::vector<float> omega = ToFloats(model.tensor(prefix_ + "component_omega"));
   const std::vector<float> prior = ToFloats(model.tensor(prefix_ + "prior_logits"));
-  std::vector<double> variance;
-  for (const float x : omega) variance.push_back(Variance(x, var_param, constants_.routing_dim));
+  std::vector<double> variance(omega.size());
+  std::transform(omega.begin(), omega.end(), variance.begin(),
+                 [&](float x) { return Variance(x, var_param, constants_.routing_dim); });
   score_w2_.resize(mean.size());
   score_w1_.resize(mean.size());
   score_w0_.resize(prior.size());
