@@ -194,30 +194,17 @@ TEST_F(GenerationTest, TokenizeAndDetokenizeAreInverse) {
 
 TEST_F(GenerationTest, WhatIsNotThereYetSaysSo) {
   Start();
-  const auto sessions = v1::Sessions::NewStub(channel_);
   const auto expect = [](const grpc::Status& status) {
     EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
     EXPECT_THAT(status.error_message(), HasSubstr("not there yet"));
   };
-  grpc::ClientContext contexts[7];
-  v1::SessionInfo info;
-  v1::CheckpointInfo checkpoint;
-  v1::StateChunk chunk;
-  expect(sessions->Fork(&contexts[0], {}, &info));
-  expect(sessions->Checkpoint(&contexts[1], {}, &checkpoint));
-  expect(sessions->Rewind(&contexts[2], {}, &info));
-  const auto exported = sessions->Export(&contexts[3], v1::ExportRequest());
-  EXPECT_FALSE(exported->Read(&chunk));
-  expect(exported->Finish());
-  const auto imported = sessions->Import(&contexts[4], &info);
-  imported->Write(chunk);
-  expect(imported->Finish());
-  const auto scored = v1::Scoring::NewStub(channel_)->Score(&contexts[5], v1::ScoreRequest());
+  grpc::ClientContext contexts[2];
+  const auto scored = v1::Scoring::NewStub(channel_)->Score(&contexts[0], v1::ScoreRequest());
   v1::ScoreResponse score;
   EXPECT_FALSE(scored->Read(&score));
   expect(scored->Finish());
   v1::InspectSessionResponse inspected;
-  expect(v1::Inspection::NewStub(channel_)->InspectSession(&contexts[6], {}, &inspected));
+  expect(v1::Inspection::NewStub(channel_)->InspectSession(&contexts[1], {}, &inspected));
 }
 
 }  // namespace
