@@ -33,13 +33,14 @@ MODEL_THREAD_SHARE = 0.1
 class Server:
     """gma-server on free ports of loopback."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, *more_flags: str) -> None:
         self._folder = tempfile.TemporaryDirectory()
         ports = Path(self._folder.name) / "ports.json"
         self.command = [str(BIN / "gma-server"), "--model", str(lab.options.model)]
         self.command += ["--weights", lab.options.weights, "--threads", str(THREADS)]
         if lab.options.decoder:
             self.command += ["--decoder", lab.options.decoder]
+        self.command += more_flags
         flags = ["--listen", "127.0.0.1:0", "--metrics_listen", "127.0.0.1:0"]
         log = Path(self._folder.name) / "log"
         with log.open("w") as out:
@@ -201,11 +202,15 @@ def first_token(lab: Lab) -> list[Cell]:
 
 
 def idle_sessions(lab: Lab) -> Iterator[Task]:
-    """One cell."""
-    yield Task("idle sessions", 12, partial(idle_session, lab))
+    """The row alone, and with the checkpoints that a server keeps by default."""
+    for name, flags in (
+        ("resident bytes of an idle session, no checkpoints", ("--checkpoint_bytes=0",)),
+        ("resident bytes of an idle session, one turn's checkpoint", ()),
+    ):
+        yield Task(name, 12, partial(idle_session, lab, name, flags))
 
 
-def idle_session(lab: Lab) -> list[Cell]:
+def idle_session(lab: Lab, name: str, flags: tuple[str, ...]) -> list[Cell]:
     """Memory of the server before and after some sessions that then do nothing."""
     lab.close_workers()
     if not (STUBS / "gma_client" / "_proto").is_dir():
@@ -226,7 +231,7 @@ def idle_session(lab: Lab) -> list[Cell]:
             lab.bar.note(f"session {index + 1} of {count}")
             client.append(client.open_session().session_id, tokens, wait_if_busy=True)
 
-    with contextlib.closing(Server(lab)) as server, Client(server.address) as client:
+    with contextlib.closing(Server(lab, *flags)) as server, Client(server.address) as client:
         open_sessions(client, first)  # buffers of the server itself
         before = resident_bytes(server.pid)
         open_sessions(client, more)
@@ -236,7 +241,7 @@ def idle_session(lab: Lab) -> list[Cell]:
         command = shown_command(server.command)
     return [
         Cell(
-            name="resident bytes of an idle session",
+            name=name,
             ours=grown,
             unit="bytes",
             reference=row_bytes,
