@@ -1,6 +1,7 @@
 #include "model/checkpoint/safetensors.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <optional>
 #include <tuple>
@@ -121,6 +122,17 @@ absl::StatusOr<TensorMap> ParseSafetensors(absl::Span<const uint8_t> file) {
   GMA_ASSIGN_OR_RETURN(TensorMap tensors, ParseSafetensorsHeader(header, data, data_offset));
   GMA_RETURN_IF_ERROR(CheckCover(tensors, data));
   return tensors;
+}
+
+void CopyFloats(const TensorView& tensor, size_t begin, size_t count, float* out) {
+  GMA_CHECK(begin + count <= tensor.data.size() / TensorTypeBytes(tensor.type));
+  if (tensor.type == TensorType::kFloat32) {
+    std::copy_n(tensor.As<float>().data() + begin, count, out);
+    return;
+  }
+  GMA_CHECK(tensor.type == TensorType::kBFloat16);
+  const uint16_t* data = tensor.As<uint16_t>().data() + begin;
+  for (size_t i = 0; i < count; ++i) out[i] = std::bit_cast<float>(uint32_t{data[i]} << 16);
 }
 
 absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {

@@ -35,6 +35,9 @@ struct TensorView {
   }
 };
 
+// Numbers [begin, begin + count) of a tensor as float32. REQUIRES: type F32 or BF16; within it.
+void CopyFloats(const TensorView& tensor, size_t begin, size_t count, float* out);
+
 // Limits of a header: 16 MiB, 100,000 entries, names of 512 bytes, 8 dimensions.
 class SafetensorsFile {
  public:

@@ -40,12 +40,11 @@ cpu::WeightFormat FormatOf(const std::string& weights) {
 // Activations [tokens, width], the tail of each row zero up to `stride`, and their sums over groups
 // of 32 columns [tokens, stride / 32].
 struct Activations {
-  int64_t width, stride;
+  int64_t stride;
   float *data, *sums;  // of the arena, zero at first
 
   Activations(int64_t tokens, int64_t columns, HugeArena& arena)
-      : width(columns),
-        stride(cpu::PaddedColumns(columns)),
+      : stride(cpu::PaddedColumns(columns)),
         data(Floats(tokens * stride, arena)),
         sums(Floats(tokens * groups(), arena)) {}
   static float* Floats(int64_t count, HugeArena& arena) {

@@ -1,13 +1,10 @@
 #include "model/decoder/cpu_weights.h"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
 #include <string>
-#include <string_view>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
 
 namespace gma {
 namespace {
@@ -16,14 +13,7 @@ namespace {
 constexpr int64_t kPanelsAtOnce = 8;
 
 void ReadRow(const TensorView& tensor, int64_t row, int64_t cols, float* out) {
-  const size_t begin = static_cast<size_t>(row * cols), count = static_cast<size_t>(cols);
-  if (tensor.type == TensorType::kFloat32) {
-    std::memcpy(out, tensor.As<float>().data() + begin, count * sizeof(float));
-    return;
-  }
-  GMA_CHECK(tensor.type == TensorType::kBFloat16);
-  const uint16_t* data = tensor.As<uint16_t>().data() + begin;
-  for (size_t i = 0; i < count; ++i) out[i] = std::bit_cast<float>(uint32_t{data[i]} << 16);
+  CopyFloats(tensor, static_cast<size_t>(row * cols), static_cast<size_t>(cols), out);
 }
 
 class Packer {

@@ -1,11 +1,9 @@
 #include "model/decoder/mixer_constants.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
 #include "model/kernels/score_matrix.h"
 
 namespace gma {
@@ -30,16 +28,8 @@ T* BlockAt(uint8_t* row, size_t offset) {
 }  // namespace
 
 std::vector<float> ToFloats(const TensorView& tensor) {
-  if (tensor.type == TensorType::kFloat32) {
-    const absl::Span<const float> data = tensor.As<float>();
-    return std::vector<float>(data.begin(), data.end());
-  }
-  GMA_CHECK(tensor.type == TensorType::kBFloat16);
-  const absl::Span<const uint16_t> data = tensor.As<uint16_t>();
-  std::vector<float> floats(data.size());
-  for (size_t i = 0; i < data.size(); ++i) {
-    floats[i] = std::bit_cast<float>(static_cast<uint32_t>(data[i]) << 16);
-  }
+  std::vector<float> floats(tensor.data.size() / TensorTypeBytes(tensor.type));
+  CopyFloats(tensor, 0, floats.size(), floats.data());
   return floats;
 }
 

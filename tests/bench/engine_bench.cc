@@ -28,6 +28,7 @@
 #include "nlohmann/json.hpp"
 #include "server/engine/engine.h"
 #include "server/metrics/metrics.h"
+#include "tests/bench/decoder_flags.h"
 
 namespace gma {
 namespace {
@@ -38,28 +39,17 @@ struct Flags {
   int32_t streams = 8, requests = 32, prompt_tokens = 32, max_tokens = 64;
 };
 
-// The value of `--name=value` for an integer flag.
-bool ReadInt(std::string_view argument, std::string_view name, int32_t& value) {
-  if (!argument.starts_with(name)) return false;
-  value = std::atoi(std::string(argument.substr(name.size())).c_str());
-  return true;
-}
-
 bool ParseFlags(int argc, char** argv, Flags& flags) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view flag = argv[i];
-    if (ReadInt(flag, "--streams=", flags.streams) ||
-        ReadInt(flag, "--requests=", flags.requests) ||
-        ReadInt(flag, "--prompt_tokens=", flags.prompt_tokens) ||
-        ReadInt(flag, "--max_tokens=", flags.max_tokens) ||
-        ReadInt(flag, "--threads=", flags.decoder.threads)) {
+    if (bench::ReadInt(flag, "--streams=", flags.streams) ||
+        bench::ReadInt(flag, "--requests=", flags.requests) ||
+        bench::ReadInt(flag, "--prompt_tokens=", flags.prompt_tokens) ||
+        bench::ReadInt(flag, "--max_tokens=", flags.max_tokens)) {
       continue;
     }
-    if (flag.starts_with("--decoder=")) {
-      flags.decoder.decoder = flag.substr(10);
-    } else if (flag.starts_with("--weights=")) {
-      flags.decoder.weights = flag.substr(10);
-    } else if (!flag.starts_with("--") && flags.model.empty()) {
+    if (bench::ReadDecoderFlag(flag, flags.decoder)) continue;
+    if (!flag.starts_with("--") && flags.model.empty()) {
       flags.model = flag;
     } else {
       return false;
@@ -232,12 +222,9 @@ int main(int argc, char** argv) {
   if (!gma::ParseFlags(argc, argv, flags)) {
     std::fprintf(stderr,
                  "usage: engine_bench MODEL_DIRECTORY [--streams=N] [--requests=N] "
-                 "[--prompt_tokens=N] [--max_tokens=N] [--decoder=cpu|reference] "
-                 "[--weights=f32|bf16|int8|int4] [--threads=N]\n");
+                 "[--prompt_tokens=N] [--max_tokens=N] %s\n",
+                 gma::bench::kDecoderUsage);
     return 2;
   }
-  const absl::Status status = gma::Run(flags);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "engine_bench: %s\n", std::string(status.message()).c_str());
-  return 1;
+  return gma::bench::ExitCode("engine_bench", gma::Run(flags));
 }

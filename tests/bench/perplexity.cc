@@ -18,6 +18,7 @@
 #include "model/decoder/compiled_decoder.h"
 #include "model/decoder/parallel.h"
 #include "model/tokenizer/tokenizer.h"
+#include "tests/bench/decoder_flags.h"
 #include "tests/support/perplexity.h"
 
 namespace gma {
@@ -35,13 +36,8 @@ struct Flags {
 bool ParseFlags(int argc, char** argv, Flags& flags) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view flag = argv[i];
-    if (flag.starts_with("--decoder=")) {
-      flags.decoder.decoder = flag.substr(10);
-    } else if (flag.starts_with("--weights=")) {
-      flags.decoder.weights = flag.substr(10);
-    } else if (flag.starts_with("--threads=")) {
-      flags.decoder.threads = std::atoi(argv[i] + 10);
-    } else if (flag.starts_with("--rows=")) {
+    if (bench::ReadDecoderFlag(flag, flags.decoder)) continue;
+    if (flag.starts_with("--rows=")) {
       flags.rows = std::atoi(argv[i] + 7);
     } else if (flag.starts_with("--tokens=")) {
       flags.tokens = std::atoll(argv[i] + 9);
@@ -97,12 +93,9 @@ int main(int argc, char** argv) {
   gma::Flags flags;
   if (!gma::ParseFlags(argc, argv, flags)) {
     std::fprintf(stderr,
-                 "usage: perplexity MODEL_DIRECTORY TEXT_FILE [--decoder=cpu|reference] "
-                 "[--weights=f32|bf16|int8|int4] [--threads=N] [--rows=1..512] [--tokens=N]\n");
+                 "usage: perplexity MODEL_DIRECTORY TEXT_FILE %s [--rows=1..512] [--tokens=N]\n",
+                 gma::bench::kDecoderUsage);
     return 2;
   }
-  const absl::Status status = gma::Run(flags);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "perplexity: %s\n", std::string(status.message()).c_str());
-  return 1;
+  return gma::bench::ExitCode("perplexity", gma::Run(flags));
 }

@@ -34,6 +34,7 @@
 #include "model/decoder/parallel.h"
 #include "model/state/state_pool.h"
 #include "nlohmann/json.hpp"
+#include "tests/bench/decoder_flags.h"
 
 namespace gma {
 namespace {
@@ -52,13 +53,8 @@ struct Flags {
 bool ParseFlags(int argc, char** argv, Flags& flags) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view flag = argv[i];
-    if (flag.starts_with("--decoder=")) {
-      flags.decoder.decoder = flag.substr(10);
-    } else if (flag.starts_with("--weights=")) {
-      flags.decoder.weights = flag.substr(10);
-    } else if (flag.starts_with("--threads=")) {
-      flags.decoder.threads = std::atoi(argv[i] + 10);
-    } else if (!flag.starts_with("--") && flags.model.empty()) {
+    if (bench::ReadDecoderFlag(flag, flags.decoder)) continue;
+    if (!flag.starts_with("--") && flags.model.empty()) {
       flags.model = flag;
     } else {
       return false;
@@ -278,14 +274,9 @@ int main(int argc, char** argv) {
   gma::LetComputeThreadsSleep(argv);
   gma::Flags flags;
   if (!gma::ParseFlags(argc, argv, flags)) {
-    std::fprintf(stderr,
-                 "usage: step_bench MODEL_DIRECTORY [--decoder=cpu|reference] "
-                 "[--weights=f32|bf16|int8|int4] [--threads=N], then commands on standard "
-                 "input\n");
+    std::fprintf(stderr, "usage: step_bench MODEL_DIRECTORY %s, then commands on standard input\n",
+                 gma::bench::kDecoderUsage);
     return 2;
   }
-  const absl::Status status = gma::Run(flags);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "step_bench: %s\n", std::string(status.message()).c_str());
-  return 1;
+  return gma::bench::ExitCode("step_bench", gma::Run(flags));
 }
