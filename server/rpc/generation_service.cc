@@ -11,6 +11,11 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(
   return GenerateCall::Start(env_, context, *request);
 }
 
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Resume(grpc::CallbackServerContext*,
+                                                                      const grpc::ByteBuffer*) {
+  return new UnimplementedStream<grpc::ServerWriteReactor<grpc::ByteBuffer>>("Generation.Resume");
+}
+
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* GenerationService::Session(
     grpc::CallbackServerContext* context) {
   return SessionCall::Start(env_, context);

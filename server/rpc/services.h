@@ -11,15 +11,18 @@
 
 namespace gma {
 
-// Both methods take raw bytes (see FromBytes).
+// All methods take raw bytes (see FromBytes).
 class GenerationService final
     : public v1::Generation::WithRawCallbackMethod_Generate<
-          v1::Generation::WithRawCallbackMethod_Session<v1::Generation::Service>> {
+          v1::Generation::WithRawCallbackMethod_Resume<
+              v1::Generation::WithRawCallbackMethod_Session<v1::Generation::Service>>> {
  public:
   explicit GenerationService(RpcEnvironment& env) : env_(env) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* request) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Resume(grpc::CallbackServerContext* context,
+                                                     const grpc::ByteBuffer* request) override;
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Session(
       grpc::CallbackServerContext* context) override;
 
