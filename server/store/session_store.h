@@ -36,24 +36,27 @@ struct StoredEntry {
   int64_t bytes;  // of snapshot and journal
 };
 
-// ERRORS of all calls: kUnavailable when the store cannot be reached or does not answer in time;
-// kResourceExhausted when it is full; kInternal with the system's reason otherwise. A call that
-// failed has left the last complete snapshot and the records before it as they were.
-// THREADS: any, one call a session at a time.
+// ERRORS of all calls: kInvalidArgument for a key that is not hex, or epoch 0; kUnavailable when
+// the store cannot be reached or does not answer in time; kResourceExhausted when it is full;
+// kInternal with the system's reason otherwise. A call that failed has left a whole state: the last
+// snapshot with the records before it, or, where only the answer got lost, what the call would have
+// made. THREADS: any, one call a session at a time.
 class SessionStore {
  public:
   virtual ~SessionStore() = default;
 
   // Makes the session the caller's and reads all of it. Nothing written before the claim gets lost;
   // a journal that ends in a torn record loses that record, which was never acknowledged.
-  // ERRORS: kNotFound for a session that is not there; its message tells one that expired, and when.
+  // ERRORS: kNotFound for a session that is not there; its message tells one that expired, and
+  // when. kDataLoss when what is stored is damaged.
   virtual absl::StatusOr<StoredSession> Claim(const StoreKey& key) = 0;
   // Replaces the snapshot and empties the journal, in one: readers find the old of both or the new.
   // The first write of a session that is not there makes it, under any epoch >= 1. Durable on
   // return, where the store can be. ERRORS: kAborted when the session has a later epoch.
   virtual absl::Status PutSnapshot(const StoreKey& key, uint64_t epoch, absl::Duration ttl,
                                    std::string_view snapshot) = 0;
-  // Adds a record to the journal; durable on return when `sync`. ERRORS: as PutSnapshot.
+  // Adds a record to the journal; durable on return when `sync`. ERRORS: as PutSnapshot; kNotFound
+  // when the session expired: there is no snapshot to add to, a new one brings it back.
   virtual absl::Status Append(const StoreKey& key, uint64_t epoch, absl::Duration ttl,
                               std::string_view record, bool sync) = 0;
   // Makes every record that was appended so far durable.
@@ -63,6 +66,11 @@ class SessionStore {
   // At most `limit` sessions of an owner with ids after `after` (empty: from the first), ascending.
   virtual absl::StatusOr<std::vector<StoredEntry>> List(std::string_view owner,
                                                         std::string_view after, int limit) = 0;
+  // Forgets the content of sessions that were not written for their ttl; to be called every minute.
+  // A store that does so by itself does nothing.
+  virtual void Expire(absl::Time /*now*/) {}
+  // What all sessions take; 0 when the store cannot tell.
+  virtual int64_t bytes() const { return 0; }
 };
 
 }  // namespace gma
