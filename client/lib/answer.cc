@@ -65,7 +65,9 @@ absl::StatusOr<std::optional<AnswerPiece>> AnswerStream::Next() {
   return std::nullopt;
 }
 
-absl::Status SequenceCheck::Accept(uint64_t sequence, int64_t count) {
+absl::Status SequenceCheck::Accept(uint64_t sequence, int64_t count, bool begins) {
+  if (sequence == 0) return absl::OkStatus();
+  if (begins && sequence > next_) next_ = sequence;
   if (sequence != next_) {
     return absl::DataLossError(absl::StrCat("the stream lost or repeated events: sequence ",
                                             sequence, " came where ", next_, " was due"));

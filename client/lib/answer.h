@@ -84,9 +84,10 @@ class AnswerStream {
 // Checks that no event of a stream was lost or repeated. THREADS: one at a time.
 class SequenceCheck {
  public:
-  // `sequence` of an event that takes `count` numbers (a Tokens message one a token, others one).
+  // `sequence` of an event that takes `count` numbers (a Tokens message one a token, others one); 0
+  // is none. `begins`: Started or Appended, before which the session may have had other turns.
   // ERRORS: kDataLoss naming the number expected and the number found.
-  absl::Status Accept(uint64_t sequence, int64_t count);
+  absl::Status Accept(uint64_t sequence, int64_t count, bool begins);
 
  private:
   uint64_t next_ = 1;

@@ -70,7 +70,7 @@ void Reactor::OnReadDone(bool ok) {
   if (event_.has_tokens()) numbers = event_.tokens().tokens_size();
   if (event_.has_finished()) --unfinished_;
   if (broken_.ok()) {
-    broken_ = sequence_.Accept(event_.sequence(), numbers);
+    broken_ = sequence_.Accept(event_.sequence(), numbers, event_.has_started());
     if (!broken_.ok()) Cancel();
   }
   if (!broken_.ok() || handler_.on_event(event_) || !Pause()) StartRead(&event_);

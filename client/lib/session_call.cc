@@ -105,7 +105,8 @@ void SessionCall::OnReadDone(bool ok) {
     int64_t numbers = 1;
     if (incoming_.has_tokens()) numbers = incoming_.tokens().tokens_size();
     if (broken_.ok()) {
-      broken_ = sequence_.Accept(incoming_.sequence(), numbers);
+      broken_ = sequence_.Accept(incoming_.sequence(), numbers,
+                                 incoming_.has_started() || incoming_.has_appended());
       if (!broken_.ok()) context_->TryCancel();
     }
     if (!broken_.ok()) {

@@ -22,6 +22,7 @@ std::unique_ptr<Request> NewRequest(Spec& spec, absl::Duration accepted_at) {
   request->deadline = spec.deadline;
   request->accepted_at = accepted_at;
   request->wait_if_busy = spec.wait_if_busy;
+  request->request_key = std::move(spec.request_key);
   return request;
 }
 
@@ -38,6 +39,8 @@ std::vector<int32_t> TakeTokens(InputTokens& input, bool fresh) {
 void EngineCore::OnMessage(GenerateMessage message) {
   GenerateSpec& spec = message.spec;
   std::unique_ptr<Request> request = NewRequest(spec, message.accepted_at);
+  request->generates = true;
+  request->after = spec.after;
   request->priority = spec.priority;
   request->stream = std::move(message.stream);
   request->sampling = std::move(spec.sampling);
@@ -47,8 +50,13 @@ void EngineCore::OnMessage(GenerateMessage message) {
   Admit(std::move(request));
 }
 
+std::unique_ptr<Request> EngineCore::NewAppend(AppendSpec& spec, absl::Duration accepted_at) {
+  return NewRequest(spec, accepted_at);
+}
+
 void EngineCore::OnMessage(AppendMessage message) {
-  std::unique_ptr<Request> request = NewRequest(message.spec, message.accepted_at);
+  if (Interject(message)) return;
+  std::unique_ptr<Request> request = NewAppend(message.spec, message.accepted_at);
   request->done = std::move(message.done);
   Admit(std::move(request));
 }
@@ -73,7 +81,7 @@ void EngineCore::Admit(std::unique_ptr<Request> owned) {
   Request& request = *owned;
   requests_.push_back(std::move(owned));
   // Nothing is done for a request that nobody waits for any more.
-  if (request.generates() && request.stream->cancelled()) {
+  if (request.stream != nullptr && request.stream->cancelled()) {
     return Cancel(request, /*by_client=*/false);
   }
   if (request.deadline <= clock_.Monotonic()) {
@@ -91,7 +99,15 @@ absl::Status EngineCore::AdmitToSession(Request& request) {
   if (request.n != 1) {
     return absl::InvalidArgumentError(absl::StrCat("n is ", request.n, ", must be 1 on a session"));
   }
-  const auto busy = turns_.find(session->number());
+  GMA_ASSIGN_OR_RETURN(const bool joined, JoinTurn(request, *session));
+  if (joined) return absl::OkStatus();
+  auto busy = turns_.find(session->number());
+  if (busy != turns_.end() && busy->second.active->detached) {
+    GMA_RETURN_IF_ERROR(CheckAfter(request, *session));
+    request.after.reset();  // the end of the turn, which nobody has read, is the next event
+    Cancel(*busy->second.active, /*by_client=*/true);
+    busy = turns_.end();
+  }
   if (busy == turns_.end()) {
     return request.rewind ? BeginRewind(request, *session) : BeginSessionTurn(request, *session);
   }
@@ -109,6 +125,7 @@ absl::Status EngineCore::BusyError(const Session& session) {
 
 absl::Status EngineCore::BeginSessionTurn(Request& request, Session& session) {
   // Nothing of the session or the queue is changed unless the turn can begin.
+  GMA_RETURN_IF_ERROR(CheckAfter(request, session));
   const std::vector<int32_t> input =
       TakeTokens(request.input, /*fresh=*/session.context_tokens() == 0);
   request.feed = session.TokensToFeed(request.input.close_tokens, input);
@@ -118,8 +135,7 @@ absl::Status EngineCore::BeginSessionTurn(Request& request, Session& session) {
   }
   const bool new_input = !input.empty();
   request.input = {};
-  StartTurn(request, session, request.generates() ? TurnKind::kAnswer : TurnKind::kAppend,
-            new_input);
+  StartTurn(request, session, request.generates ? TurnKind::kAnswer : TurnKind::kAppend, new_input);
   return absl::OkStatus();
 }
 
@@ -127,14 +143,29 @@ void EngineCore::StartTurn(Request& request, Session& session, TurnKind kind, bo
   request.state = RequestState::kQueued;
   request.session = &session;
   request.cached_tokens = session.fed();
+  request.context_before = session.context_tokens();
   turns_[session.number()].active = &request;
+  BeginHistory(request, session);
   table_.BeginTurn(session, kind, new_input);
   request.candidates.push_back(MakeCandidate(request, 0, &session));
   request.live = 1;
+  if (request.generates) EnterRecorded(request);
   if (request.feed_end() > 0) return;
   // Nothing to feed yet: an Append of one token to an empty session, or a Rewind to a saved row.
   if (!request.feed.empty()) session.SetPending(request.feed.front());
   FinishAppend(request);
+}
+
+void EngineCore::BeginHistory(Request& request, Session& session) {
+  session.set_turn_key(request.request_key);
+  if (request.rewind) {
+    histories_.erase(session.number());  // a Rewind has no events
+    return;
+  }
+  request.delivered = session.last_sequence();
+  request.history =
+      std::make_shared<TurnHistory>(session.last_sequence() + 1, options_.resume_events);
+  histories_[session.number()] = request.history;
 }
 
 absl::Status EngineCore::CheckQuota(const Owner& owner, int32_t rows) {
@@ -182,7 +213,7 @@ Candidate EngineCore::MakeCandidate(const Request& request, int32_t index, Sessi
   candidate.index = index;
   candidate.turn = next_turn_++;
   candidate.session = session;
-  if (!request.generates()) return candidate;
+  if (!request.generates) return candidate;
   SamplingParams sampling = request.sampling;
   sampling.seed += static_cast<uint64_t>(index);
   candidate.sampler.emplace(std::move(sampling), request.stop.min_tokens,

@@ -31,6 +31,9 @@ FinishedReasonLabel LabelOf(FinishReason reason) {
 }  // namespace
 
 void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishReason reason) {
+  for (AppendedEvent& entered : std::exchange(request.entered, {})) {
+    Emit(request, std::move(entered));
+  }
   FinishedEvent event = {.candidate = candidate.index,
                          .reason = reason,
                          .text = candidate.judge ? candidate.judge->Flush() : std::string(),
@@ -50,27 +53,36 @@ void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishR
            {"first_token_seconds", event.timings.first_token},
            {"decode_seconds", event.timings.decode}});
   ReleaseCandidate(candidate);
-  const bool last = --request.live == 0;
+  if (--request.live > 0) return Emit(request, std::move(event));  // a private request's
   // Of a session's own turn; one that still waited for it has no say.
-  const bool began =
-      request.session != nullptr && request.state != RequestState::kWaitingForSession;
-  if (last) {
-    EndRequest(request);
-    if (began) request.session->KeepAutomatic();
-    BeginNextTurn(request);
-  }
-  if (last) {
-    request.stream->Finish(std::move(event));
+  const bool began = request.history != nullptr;
+  StreamEvent numbered = std::move(event);
+  Record(request, numbered);
+  EndRequest(request);
+  if (began) {
+    request.session->KeepAutomatic();
+    EndReader(request, absl::OkStatus());
   } else {
-    request.stream->Push(std::move(event));
+    request.stream->Finish(std::get<FinishedEvent>(std::move(numbered)));
   }
+  BeginNextTurn(request);
 }
 
 void EngineCore::FinishAppend(Request& request) {
   Session& session = *request.session;
+  const int64_t appended = session.context_tokens() - request.context_before;
+  if (!request.rewind) {
+    StreamEvent event = AppendedEvent{.context_tokens = session.context_tokens(),
+                                      .tokens = appended,
+                                      .text = {},
+                                      .request_id = {}};
+    Record(request, event);
+    request.history->End(absl::OkStatus());
+  }
   EndRequest(request);
   if (!request.rewind) session.KeepAutomatic();
-  const SessionSnapshotInfo info = InfoOf(session);
+  SessionSnapshotInfo info = InfoOf(session);
+  info.appended_tokens = appended;
   BeginNextTurn(request);
   request.done(info);
 }
@@ -78,7 +90,7 @@ void EngineCore::FinishAppend(Request& request) {
 void EngineCore::Cancel(Request& request, bool by_client) {
   if (request.state == RequestState::kEnded) return;
   if (!by_client) {
-    return Fail(request, absl::CancelledError("the reader of the stream is gone"));
+    return LoseReader(request, absl::CancelledError("the reader of the stream is gone"));
   }
   if (request.candidates.empty()) {
     // It still waits for its session: the one answer it asked for ends before it began.
@@ -97,16 +109,17 @@ void EngineCore::Fail(Request& request, const absl::Status& status) {
   GMA_LOG(kInfo, "request_failed",
           {{"session", request.is_private() ? "" : request.session_id->Short()},
            {"code", absl::StatusCodeToString(status.code())},
-           {"prompt_tokens", request.next},
+           {"prompt_tokens", request.prompt_tokens()},
            {"seconds", absl::ToDoubleSeconds(clock_.Monotonic() - request.accepted_at)}});
   for (Candidate& candidate : request.candidates) ReleaseCandidate(candidate);
   EndRequest(request);
-  BeginNextTurn(request);
-  if (request.generates()) {
+  if (request.history != nullptr) {
+    EndReader(request, status);
+  } else if (request.stream != nullptr) {
     request.stream->Close(status);
-  } else {
-    request.done(status);
   }
+  BeginNextTurn(request);
+  if (!request.generates) request.done(status);
 }
 
 void EngineCore::EndSession(Session& session, SessionEnd end, const absl::Status& status) {
@@ -117,6 +130,7 @@ void EngineCore::EndSession(Session& session, SessionEnd end, const absl::Status
     Fail(*it->second.active, status);
     for (Request* request : waiting) Fail(*request, status);
   }
+  histories_.erase(session.number());
   table_.Erase(session, end, clock_.Monotonic());
 }
 
@@ -131,7 +145,7 @@ void EngineCore::EndRequest(Request& request) {
   const RequestState state = std::exchange(request.state, RequestState::kEnded);
   ended_some_ = true;
   (state == RequestState::kRunning ? shared_->running : shared_->waiting).fetch_sub(1);
-  if (request.generates()) {
+  if (request.generates) {
     by_stream_.erase(request.stream.get());
     if (state == RequestState::kRunning) {
       const double seconds = absl::ToDoubleSeconds(now - request.accepted_at);
@@ -167,7 +181,7 @@ void EngineCore::BeginNextTurn(Request& ended) {
 }
 
 RequestUsage EngineCore::UsageOf(const Request& request, const Candidate& candidate) const {
-  return {.prompt_tokens = static_cast<int64_t>(request.next),
+  return {.prompt_tokens = request.prompt_tokens(),
           .cached_tokens = request.cached_tokens,
           .completion_tokens = candidate.completion_tokens};
 }

@@ -34,6 +34,8 @@ class EngineImpl final : public Engine {
 
   absl::StatusOr<std::shared_ptr<TokenStream>> Generate(GenerateSpec spec,
                                                         absl::AnyInvocable<void()> notify) override;
+  absl::StatusOr<std::shared_ptr<TokenStream>> Resume(ResumeSpec spec,
+                                                      absl::AnyInvocable<void()> notify) override;
   void Cancel(const std::shared_ptr<TokenStream>& stream, bool by_client) override;
   void AddCredit(const std::shared_ptr<TokenStream>& stream, int64_t tokens) override {
     stream->AddCredit(tokens, kMaxCredit);
@@ -43,6 +45,9 @@ class EngineImpl final : public Engine {
             EngineCallback<SessionSnapshotInfo> done) override;
   void Append(AppendSpec spec, EngineCallback<SessionSnapshotInfo> done) override {
     PostTurn<AppendMessage>(std::move(spec), std::move(done));
+  }
+  void CancelAndAppend(AppendSpec spec, EngineCallback<SessionSnapshotInfo> done) override {
+    PostTurn<BargeInMessage>(std::move(spec), std::move(done));
   }
   void Get(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) override {
     PostCall(GetMessage{.owner = std::move(owner), .id = id, .done = std::move(done)});
@@ -82,7 +87,10 @@ class EngineImpl final : public Engine {
   bool Tick() override { return core_.Tick(); }
   void CheckOwnership() const override { core_.CheckOwnership(); }
   void Start() override;
-  void BeginDrain() override { shared_->draining = true; }
+  void BeginDrain() override {
+    shared_->draining = true;
+    shared_->mailbox.Wake();  // detached turns end
+  }
   bool Drained() const override {
     return shared_->waiting.load() == 0 && shared_->running.load() == 0;
   }
@@ -90,6 +98,7 @@ class EngineImpl final : public Engine {
 
  private:
   void Run();
+  std::shared_ptr<TokenStream> NewStream(int64_t credit, absl::AnyInvocable<void()> notify);
   // Takes a place in the queue of waiting turns. ERRORS: kResourceExhausted, kUnavailable.
   absl::Status TakePlace();
   // A refusal before anything was allocated for the request.
@@ -140,13 +149,25 @@ absl::Status EngineImpl::TakePlace() {
 absl::StatusOr<std::shared_ptr<TokenStream>> EngineImpl::Generate(
     GenerateSpec spec, absl::AnyInvocable<void()> notify) {
   GMA_RETURN_IF_ERROR(TakePlace());
-  auto stream = std::make_shared<TokenStream>(options_.stream_capacity, spec.initial_credit,
-                                              std::move(notify),
-                                              [shared = shared_] { shared->mailbox.Wake(); });
+  auto stream = NewStream(spec.initial_credit, std::move(notify));
   EngineMessage message =
       GenerateMessage{.spec = std::move(spec), .stream = stream, .accepted_at = clock_.Monotonic()};
   if (shared_->mailbox.Post(std::move(message))) return stream;
   shared_->waiting.fetch_sub(1);
+  return RefusePost();
+}
+
+std::shared_ptr<TokenStream> EngineImpl::NewStream(int64_t credit,
+                                                   absl::AnyInvocable<void()> notify) {
+  return std::make_shared<TokenStream>(options_.stream_capacity, credit, std::move(notify),
+                                       [shared = shared_] { shared->mailbox.Wake(); });
+}
+
+absl::StatusOr<std::shared_ptr<TokenStream>> EngineImpl::Resume(ResumeSpec spec,
+                                                                absl::AnyInvocable<void()> notify) {
+  auto stream = NewStream(spec.initial_credit, std::move(notify));
+  EngineMessage message = ResumeMessage{.spec = std::move(spec), .stream = stream};
+  if (shared_->mailbox.Post(std::move(message))) return stream;
   return RefusePost();
 }
 
@@ -227,12 +248,17 @@ void EngineImpl::Shutdown() {
 
 }  // namespace
 
+absl::Status TakenOverError() {
+  return absl::AbortedError("another client resumed this turn; the newer one goes on with it");
+}
+
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options,
                                                        CompiledDecoder& decoder,
                                                        TokenTextFunction token_text,
                                                        const Clock& clock, Metrics& metrics) {
   GMA_CHECK(options.max_batch_rows >= 1 && options.max_step_tokens >= 1);
   GMA_CHECK(options.max_waiting >= 1 && options.stream_capacity >= kMostAnswers);
+  GMA_CHECK(options.resume_events >= 1);
   GMA_ASSIGN_OR_RETURN(std::unique_ptr<StatePool> pool,
                        StatePool::Create(decoder.state_layout(), options.max_sessions));
   return std::make_unique<EngineImpl>(options, decoder, std::move(token_text), clock, metrics,

@@ -22,6 +22,7 @@
 #include "base/clock.h"
 #include "model/decoder/compiled_decoder.h"
 #include "model/sampling/sampling_params.h"
+#include "server/engine/engine_types.h"
 #include "server/engine/token_stream.h"
 #include "server/metrics/metrics.h"
 #include "server/session/session_id.h"
@@ -31,85 +32,8 @@
 
 namespace gma {
 
-struct EngineOptions {
-  int32_t max_sessions = 128;            // state rows in the pool
-  int32_t max_waiting = 256;             // requests accepted and not scheduled yet
-  int32_t max_sessions_per_owner = 128;  // state rows of one owner, private requests included
-  int32_t max_batch_rows = 64;           // as the decoder was loaded with
-  int32_t max_step_tokens = 64;          // likewise; also the longest stall a prefill can cause
-  absl::Duration default_ttl = absl::Minutes(30);  // idle time until a session expires
-  size_t stream_capacity = 256;     // token events a slow reader can leave waiting, >= 16
-  std::vector<int32_t> end_tokens;  // the model's
-  PastLimits past = {};             // what each session remembers; private requests nothing
-};
-
-// Bytes of a token as text shown to a person: empty for control tokens.
-// THREADS: called from the engine's thread; the text outlives the engine.
-using TokenTextFunction = std::function<std::string_view(int32_t)>;
-
-// What to feed. On a session whose last turn was an assistant's answer, `close_tokens` (the end of
-// an answer in the model's chat format) comes first, without those of it that the answer has
-// already drawn; so a chat goes on correctly after an end token, a length stop and a cancel. Where
-// nothing was fed before, `opening_tokens` (the model's default system message) comes first.
-struct InputTokens {
-  std::vector<int32_t> tokens;
-  std::vector<int32_t> close_tokens, opening_tokens;  // only for chat input
-};
-
-// REQUIRES of all fields: checked against the limits table by the caller.
-struct GenerateSpec {
-  std::string owner;                 // authenticated; never from the request
-  std::optional<SessionId> session;  // nothing: a private session that ends with the request
-  InputTokens input;                 // empty: go on from where the session stands
-  SamplingParams sampling;
-  StopParams stop;
-  int32_t n = 1;  // answers; more than 1 only for a private session
-  bool wait_if_busy = false;
-  int32_t priority = 0;
-  absl::Duration deadline = absl::InfiniteDuration();      // on Clock::Monotonic()
-  int64_t initial_credit = TokenStream::kUnlimitedCredit;  // all n answers draw on it together
-};
-
-struct AppendSpec {
-  std::string owner;
-  SessionId session;
-  InputTokens input;  // not empty
-  bool wait_if_busy = false;
-  absl::Duration deadline = absl::InfiniteDuration();
-};
-
-struct RewindSpec {
-  std::string owner;
-  SessionId session;
-  RewindTarget target;
-  absl::Duration deadline = absl::InfiniteDuration();  // to begin by
-};
-
-struct CheckpointInfo {
-  std::string name;  // empty: automatic
-  int64_t context_tokens;
-  bool automatic;
-};
-
-struct SessionSnapshotInfo {
-  SessionId id;
-  SessionPhase phase;
-  int64_t context_tokens;  // fed, pending token included
-  absl::Duration age, idle, ttl;
-  int64_t checkpoints, checkpoint_bytes;  // kept for it; forks share bytes
-  int64_t oldest_rewind;                  // from here to the present, every position can be reached
-};
-
-struct EngineStatus {
-  int32_t rows_used, rows_total;
-  int64_t requests_running, requests_waiting;
-};
-
-// Session calls answer through a callback, once, on the engine's thread (or on the caller's when
-// the call is refused at once). A callback must not block and must not call the engine back under
-// a lock of its own that another thread holds while calling the engine.
-template <typename T>
-using EngineCallback = absl::AnyInvocable<void(absl::StatusOr<T>)>;
+// The final status of a stream whose turn another reader took over (kAborted).
+absl::Status TakenOverError();
 
 // THREADS: any, except where noted. Lives until Shutdown was called and the thread was joined.
 class Engine {
@@ -133,13 +57,23 @@ class Engine {
   // alone. `by_client` true: reason kCancelled in a FinishedEvent and an OK status (Session
   // streams); false: the reader is gone.
   virtual void Cancel(const std::shared_ptr<TokenStream>& stream, bool by_client) = 0;
+  // The rest of a session's last turn, for a reader that lost its stream; it takes an active turn
+  // over: the older stream ends with TakenOverError. Final statuses, besides the turn's: kNotFound;
+  // kFailedPrecondition (an Append or a Rewind is active); kOutOfRange, naming both numbers, when
+  // `after` is greater than the session's last number, or naming the oldest one kept, when events
+  // after it are gone. ERRORS: kResourceExhausted when the mailbox is full.
+  virtual absl::StatusOr<std::shared_ptr<TokenStream>> Resume(
+      ResumeSpec spec, absl::AnyInvocable<void()> notify) = 0;
   virtual void AddCredit(const std::shared_ptr<TokenStream>& stream, int64_t tokens) = 0;
 
   // `ttl` zero: the default.
   virtual void Open(std::string owner, absl::Duration ttl,
                     EngineCallback<SessionSnapshotInfo> done) = 0;
   // Feeds input; answers when all of it but the last token, which stays pending, is fed.
+  // Into an active turn (spec.turn): answers at once; the AppendedEvent tells where it entered.
   virtual void Append(AppendSpec spec, EngineCallback<SessionSnapshotInfo> done) = 0;
+  // Ends the turn of spec.turn as Cancel by the client, then appends; nothing comes between.
+  virtual void CancelAndAppend(AppendSpec spec, EngineCallback<SessionSnapshotInfo> done) = 0;
   virtual void Get(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) = 0;
   // At most `limit` of the owner's sessions after `after`, by id.
   virtual void List(std::string owner, std::optional<SessionId> after, int32_t limit,

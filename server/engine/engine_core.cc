@@ -36,6 +36,7 @@ bool EngineCore::Tick() {
   const absl::Duration now = clock_.Monotonic();
   EndOverdue(now);
   ExpireSessions(now);
+  PumpReaders();
   const bool stepped = RunStep();
   const bool did_something = had_messages || stepped || ended_some_;
   SweepEnded();
@@ -57,12 +58,23 @@ void EngineCore::EndOverdue(absl::Duration now) {
   for (size_t i = 0; i < requests_.size(); ++i) {
     Request& request = *requests_[i];
     if (request.state == RequestState::kEnded) continue;
-    if (request.generates() && request.stream->cancelled()) {
+    if (request.stream != nullptr && request.stream->cancelled()) {
       Cancel(request, /*by_client=*/false);
+    } else if (request.detached && (request.deadline <= now || shared_->draining)) {
+      Cancel(request, /*by_client=*/true);
     } else if (request.deadline <= now) {
-      Fail(request, absl::DeadlineExceededError("the request's deadline has passed"));
+      EndOverdue(request);
     }
   }
+}
+
+void EngineCore::EndOverdue(Request& request) {
+  const absl::Status status = absl::DeadlineExceededError("the request's deadline has passed");
+  if (request.generates) return LoseReader(request, status);
+  if (request.request_key.empty() || !request.begun()) return Fail(request, status);
+  // Half an Append could not be called again.
+  request.deadline = absl::InfiniteDuration();
+  std::exchange(request.done, [](const absl::StatusOr<SessionSnapshotInfo>&) {})(status);
 }
 
 void EngineCore::SweepEnded() {
@@ -92,6 +104,7 @@ void EngineCore::EndAll() {
       Fail(request, status);
     }
   }
+  for (const Replay& replay : std::exchange(replays_, {})) replay.stream->Close(status);
   SweepEnded();
   UpdateGauges();
   metrics_.FlushBatches();
@@ -106,6 +119,7 @@ void EngineCore::UpdateGauges() {
   metrics_.num_requests_running->Set(static_cast<double>(running));
   metrics_.num_requests_waiting->Set(static_cast<double>(shared_->waiting.load()));
   metrics_.num_requests_paused->Set(static_cast<double>(paused_));
+  metrics_.turns_detached->Set(static_cast<double>(detached_));
   metrics_.sessions->Set(table_.session_count());
   metrics_.session_checkpoints->Set(static_cast<double>(table_.checkpoints().count));
   metrics_.session_checkpoint_bytes->Set(static_cast<double>(table_.checkpoints().bytes));

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,11 +20,15 @@
 #include "server/engine/engine.h"
 #include "server/engine/engine_shared.h"
 #include "server/engine/request.h"
+#include "server/engine/turn_history.h"
 #include "server/metrics/metrics.h"
 #include "server/scheduler/scheduler.h"
 #include "server/session/session_table.h"
 
 namespace gma {
+
+// The session's events are fewer than its reader has seen (kDataLoss).
+absl::Status StateTooOldError(int64_t after, int64_t last);
 
 // THREADS: one at a time; the engine's thread, or whoever calls Engine::Tick.
 class EngineCore {
@@ -57,10 +62,18 @@ class EngineCore {
     Request* active;
     std::deque<Request*> waiting;
   };
+  // A reader that gets the rest of a turn that is over.
+  struct Replay {
+    uint64_t session;  // number
+    std::shared_ptr<TokenStream> stream;
+    std::shared_ptr<const TurnHistory> history;
+    int64_t delivered;
+  };
 
   // engine_core.cc: messages, timers, gauges.
   void TakeMessages();
   void EndOverdue(absl::Duration now);
+  void EndOverdue(Request& request);
   void SweepEnded();
   void UpdateGauges();
 
@@ -69,15 +82,57 @@ class EngineCore {
   void OnMessage(AppendMessage message);
   void OnMessage(RewindMessage message);
   void OnMessage(const CancelMessage& message);
+  static std::unique_ptr<Request> NewAppend(AppendSpec& spec, absl::Duration accepted_at);
   void Admit(std::unique_ptr<Request> request);
   absl::Status AdmitToSession(Request& request);
   absl::Status AdmitPrivate(Request& request);
   absl::Status BeginSessionTurn(Request& request, Session& session);
   void StartTurn(Request& request, Session& session, TurnKind kind, bool new_input);
+  void BeginHistory(Request& request, Session& session);
   static absl::Status BusyError(const Session& session);
   absl::Status CheckQuota(const Owner& owner, int32_t rows);
   absl::Status NoRowError();
   Candidate MakeCandidate(const Request& request, int32_t index, Session* session);
+
+  // resume.cc: events of turns, and their readers.
+  void OnMessage(ResumeMessage message);
+  // Numbers an event and keeps it; Emit also gives it to the reader, if that is its next one.
+  static void Record(Request& request, StreamEvent& event);
+  static void Emit(Request& request, StreamEvent event);
+  // Whether so many tokens can be drawn now. A reader that is behind gets the past first.
+  bool HasRoom(const Request& request, int64_t tokens) const;
+  // The turn is over: its reader gets what it still lacks, then `status`, or Finished.
+  void EndReader(Request& request, absl::Status status);
+  // The reader is gone, its call ends with `status`: detaches the turn, or fails it.
+  void LoseReader(Request& request, const absl::Status& status);
+  void Detach(Request& request);
+  // `after` nothing: from the beginning of the turn. ERRORS: as Engine::Resume; the stream is open.
+  absl::Status ResumeTurn(Session& session, std::shared_ptr<TokenStream> stream,
+                          std::optional<int64_t> after, absl::Duration deadline);
+  void Attach(Request& request, std::shared_ptr<TokenStream> stream, int64_t after,
+              absl::Duration deadline);
+  void PumpReader(Request& request);
+  void PumpReaders();
+  static absl::Status CheckAfter(const Request& request, const Session& session);
+  // The call of the same key that waits for the session or is active on it.
+  Request* FindKey(const Request& request, const Session& session);
+  // Whether `request` is the session's last turn, or one that waits, called again: it is ended
+  // then, and what it answers through goes to that turn. ERRORS: kInvalidArgument.
+  absl::StatusOr<bool> JoinTurn(Request& request, Session& session);
+  void AnswerAgain(EngineCallback<SessionSnapshotInfo> done, Request* same, const Session& session);
+
+  // interjection.cc: input while a turn generates.
+  void OnMessage(BargeInMessage message);
+  // The active answer that is read from spec.turn; null: none.
+  Request* AnswerOf(const AppendSpec& spec);
+  // Whether the append is input for an active answer; it was answered then.
+  bool Interject(AppendMessage& message);
+  void EnterInput(Request& request, absl::Span<const int32_t> close,
+                  absl::Span<const int32_t> input, std::optional<uint64_t> request_id);
+  // Enters what is due of request.recorded.
+  void EnterRecorded(Request& request);
+  // `tokens` enter after `drawn` tokens of the answer, and after the one that is pending.
+  void OnInterjection(const Request& request, int64_t drawn, absl::Span<const int32_t> tokens);
 
   // session_calls.cc.
   void OnMessage(OpenMessage message);
@@ -137,6 +192,9 @@ class EngineCore {
   std::vector<std::unique_ptr<Request>> requests_;  // in order of acceptance
   absl::flat_hash_map<const TokenStream*, Request*> by_stream_;
   absl::flat_hash_map<uint64_t, SessionTurns> turns_;  // by the session's number
+  // Of the last turn of each session, by its number.
+  absl::flat_hash_map<uint64_t, std::shared_ptr<TurnHistory>> histories_;
+  std::vector<Replay> replays_;
   uint64_t next_turn_ = 1;
   bool ended_some_ = false;          // since the last sweep
   double mean_request_seconds_ = 1;  // moving average, for retry hints
@@ -150,6 +208,7 @@ class EngineCore {
   std::vector<float> logits_;         // [max_batch_rows, vocab]
   std::vector<float> answer_logits_;  // [vocab], for the answers of one prompt
   int64_t paused_ = 0;                // requests left out of the last step for want of room
+  int64_t detached_ = 0;              // because nobody reads them
   int64_t drawn_tokens_ = 0;          // in this step
 };
 

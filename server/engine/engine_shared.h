@@ -27,6 +27,15 @@ struct AppendMessage {
   EngineCallback<SessionSnapshotInfo> done;
   absl::Duration accepted_at;
 };
+struct BargeInMessage {
+  AppendSpec spec;
+  EngineCallback<SessionSnapshotInfo> done;
+  absl::Duration accepted_at;
+};
+struct ResumeMessage {
+  ResumeSpec spec;
+  std::shared_ptr<TokenStream> stream;
+};
 struct CancelMessage {
   std::shared_ptr<TokenStream> stream;
   bool by_client;
@@ -86,9 +95,9 @@ struct RewindMessage {
 };
 
 using EngineMessage =
-    std::variant<GenerateMessage, AppendMessage, CancelMessage, OpenMessage, GetMessage,
-                 ListMessage, CloseMessage, ForkMessage, CheckpointMessage, ListCheckpointsMessage,
-                 ExportMessage, ImportMessage, RewindMessage>;
+    std::variant<GenerateMessage, AppendMessage, BargeInMessage, ResumeMessage, CancelMessage,
+                 OpenMessage, GetMessage, ListMessage, CloseMessage, ForkMessage, CheckpointMessage,
+                 ListCheckpointsMessage, ExportMessage, ImportMessage, RewindMessage>;
 
 // Shared with token streams too, whose readers may outlive the engine. THREADS: any.
 struct EngineShared {

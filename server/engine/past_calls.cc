@@ -72,8 +72,11 @@ void EngineCore::OnMessage(ExportMessage message) {
   if (!session.ok()) return message.done(session.status());
   const absl::Span<const uint8_t> row = (*session)->row().bytes();
   metrics_.session_exports->Increment();
-  message.done(SessionImage{
-      .ttl = (*session)->ttl(), .point = (*session)->point(), .row = {row.begin(), row.end()}});
+  SessionImage image;
+  image.ttl = (*session)->ttl();
+  image.point = (*session)->point();
+  image.row.assign(row.begin(), row.end());
+  message.done(std::move(image));
 }
 
 void EngineCore::OnMessage(ImportMessage message) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,6 +15,7 @@
 #include "model/sampling/stop_judge.h"
 #include "server/engine/engine.h"
 #include "server/engine/token_stream.h"
+#include "server/engine/turn_history.h"
 #include "server/session/session.h"
 
 namespace gma {
@@ -35,6 +37,12 @@ struct Candidate {
   int64_t steps_waited = 0;  // as RowView says
 };
 
+// Input that entered an answer after so many of its tokens.
+struct RecordedInput {
+  int64_t drawn;
+  std::vector<int32_t> tokens;  // without the token drawn last
+};
+
 // Legal transitions:
 //   kWaitingForSession -> kQueued   the turn before it ended
 //   kQueued -> kRunning             its first step
@@ -43,20 +51,38 @@ enum class RequestState { kWaitingForSession, kQueued, kRunning, kEnded };
 
 // THREADS: engine thread only.
 struct Request {
-  bool generates() const { return stream != nullptr; }
   bool is_private() const { return !session_id.has_value(); }
 
+  bool begun() const { return state == RequestState::kQueued || state == RequestState::kRunning; }
+
+  bool generates = false;  // a Generate; otherwise an Append or a Rewind
   RequestState state = RequestState::kQueued;
   std::string owner;
   std::optional<SessionId> session_id;
   Session* session = nullptr;  // of the table, while this is its active turn
   InputTokens input;           // emptied when the turn begins
-  absl::Duration deadline, accepted_at, scheduled_at;
+  absl::Duration deadline;     // of its caller; of a detached turn, when it ends
+  absl::Duration accepted_at, scheduled_at;
   int32_t priority = 0;
   bool wait_if_busy = false;
+  std::string request_key;       // as in GenerateSpec
+  std::optional<int64_t> after;  // likewise
 
   // Generate:
-  std::shared_ptr<TokenStream> stream;
+  std::shared_ptr<TokenStream> stream;  // its reader's; null while there is none
+  // On a session, from the beginning of the turn: its events, and the number up to which the reader
+  // has them. That can be larger than the last one where a turn is run again after a restart.
+  std::shared_ptr<TurnHistory> history;
+  int64_t delivered = 0;
+  int64_t events = 0;  // of a private request: how many it has had
+  // The reader is gone: the turn is not scheduled, and ends at `deadline` unless it is resumed.
+  bool detached = false;
+  // Of a turn that is run again after a restart: its reader may know more of it than the session
+  // does; it draws so many tokens without one; and this input enters it on the way, by tokens
+  // drawn.
+  bool recovered = false;
+  int64_t unread_tokens = 0;
+  std::deque<RecordedInput> recorded;
   SamplingParams sampling;
   StopParams stop;
   int32_t n = 1;
@@ -66,8 +92,16 @@ struct Request {
 
   std::vector<int32_t> feed;  // everything to feed; without an answer, its last token stays pending
   size_t next = 0;            // of `feed`: fed so far
-  size_t feed_end() const { return feed.size() - (generates() || feed.empty() ? 0 : 1); }
-  int64_t cached_tokens = 0;  // in the state before
+  size_t feed_end() const { return feed.size() - (generates || feed.empty() ? 0 : 1); }
+  // Input that enters an answer makes a new `feed`, the token drawn last first.
+  bool feeds_drawn = false;
+  int64_t prompt_before = 0;  // input tokens fed before this feed
+  int64_t prompt_tokens() const {
+    return prompt_before + static_cast<int64_t>(next) - (feeds_drawn && next > 0 ? 1 : 0);
+  }
+  std::vector<AppendedEvent> entered;  // input that came before the first step; told after Started
+  int64_t cached_tokens = 0;           // in the state before
+  int64_t context_before = 0;          // of the session
   std::vector<Candidate> candidates;
   int32_t live = 0;  // candidates that have not ended
 };

@@ -58,6 +58,7 @@ SessionSnapshotInfo EngineCore::InfoOf(const Session& session) const {
   const absl::Duration now = clock_.Monotonic();
   const bool idle = session.phase() == SessionPhase::kIdle;
   const SessionPast& past = session.past();
+  const auto turn = turns_.find(session.number());
   return {.id = session.id(),
           .phase = session.phase(),
           .context_tokens = session.context_tokens(),
@@ -66,11 +67,15 @@ SessionSnapshotInfo EngineCore::InfoOf(const Session& session) const {
           .ttl = session.ttl(),
           .checkpoints = static_cast<int64_t>(past.ring().all().size()),
           .checkpoint_bytes = static_cast<int64_t>(past.ring().bytes()),
-          .oldest_rewind = past.OldestRewind(session.context_tokens())};
+          .oldest_rewind = past.OldestRewind(session.context_tokens()),
+          .last_sequence = session.last_sequence(),
+          .turn_active = turn != turns_.end(),
+          .detached = turn != turns_.end() && turn->second.active->detached};
 }
 
 void EngineCore::ExpireSessions(absl::Duration now) {
   const int64_t expired = table_.Expire(now, [&](const Session& session) {
+    histories_.erase(session.number());
     GMA_LOG(kInfo, "session_expired",
             {{"session", session.id().Short()},
              {"context_tokens", session.context_tokens()},

@@ -48,20 +48,26 @@ void EngineCore::BuildViews() {
   views_.clear();
   view_parts_.clear();
   paused_ = 0;
+  detached_ = 0;
   for (const auto& owned : requests_) {
     Request& request = *owned;
     if (request.state != RequestState::kQueued && request.state != RequestState::kRunning) continue;
+    if (request.detached && !HasRoom(request, 1)) {
+      ++detached_;
+      request.candidates.front().steps_waited = 0;
+      continue;
+    }
     if (request.next < request.feed_end()) {
       // The last token of a prompt draws the first of each answer, so it waits for room; the ones
       // before it need none.
       int64_t tokens = static_cast<int64_t>(request.feed_end() - request.next);
-      if (request.generates() && !request.stream->HasRoom(request.n)) --tokens;
+      if (request.generates && !HasRoom(request, request.n)) --tokens;
       AddView(request, request.candidates.front(), tokens);
       if (tokens == 0) ++paused_;
       continue;
     }
     // Answers of one prompt go in step: a reader that is behind holds up its own request.
-    const bool room = request.stream->HasRoom(request.live);
+    const bool room = HasRoom(request, request.live);
     if (!room) ++paused_;
     for (Candidate& candidate : request.candidates) {
       if (candidate.session != nullptr) AddView(request, candidate, room ? 1 : 0);
@@ -103,7 +109,7 @@ void EngineCore::PlanParts() {
         candidate.decoding ? absl::MakeConstSpan(&candidate.decode_token, 1)
                            : absl::MakeConstSpan(request.feed).subspan(request.next, count);
     part.wants_logits =
-        request.generates() && (candidate.decoding || request.next + count == request.feed.size());
+        request.generates && (candidate.decoding || request.next + count == request.feed.size());
     // A row is fed by the session that leases it and by no other.
     GMA_CHECK(candidate.session->row().holds() && tokens.size() == count);
     parts_.push_back(part);
@@ -120,10 +126,11 @@ void EngineCore::MarkScheduled(Request& request, absl::Duration now) {
   // In this order, so that nobody sees a moment in which it is neither.
   shared_->running.fetch_add(1);
   shared_->waiting.fetch_sub(1);
-  if (!request.generates()) return;
+  if (!request.generates) return;
   metrics_.request_queue_time->Observe(absl::ToDoubleSeconds(now - request.accepted_at));
   metrics_.request_prompt_tokens->Observe(static_cast<double>(request.feed.size()));
-  request.stream->Push(StartedEvent{.seed = request.sampling.seed});
+  Emit(request, StartedEvent{.seed = request.sampling.seed});
+  for (AppendedEvent& event : std::exchange(request.entered, {})) Emit(request, std::move(event));
 }
 
 void EngineCore::ObserveStep(absl::Duration took) {
@@ -158,7 +165,7 @@ void EngineCore::CommitPart(const StepPart& part, absl::Span<float> logits, absl
   candidate.session->Advance(
       fed, all ? std::nullopt : std::optional<int32_t>(request.feed[request.next]));
   candidate.session->KeepAutomaticWhenDue();
-  if (!request.generates()) {
+  if (!request.generates) {
     if (request.next == request.feed_end()) FinishAppend(request);
     return;
   }
@@ -205,10 +212,15 @@ void EngineCore::Draw(Request& request, Candidate& candidate, absl::Span<float> 
   }
   candidate.last_token_at = now;
   StopJudge::Verdict verdict = candidate.judge->Judge(token, token_text_(token));
-  request.stream->Push(TokenEvent{.candidate = candidate.index,
-                                  .sampled = *std::move(sampled),
-                                  .text = std::move(verdict.text)});
-  if (verdict.reason != FinishReason::kNone) FinishCandidate(request, candidate, verdict.reason);
+  Emit(request, TokenEvent{.candidate = candidate.index,
+                           .sampled = *std::move(sampled),
+                           .text = std::move(verdict.text),
+                           .logprobs = request.sampling.top_logprobs >= 0});
+  if (verdict.reason != FinishReason::kNone) {
+    FinishCandidate(request, candidate, verdict.reason);
+  } else if (!request.recorded.empty()) {
+    EnterRecorded(request);
+  }
 }
 
 void EngineCore::LoseStep(const absl::Status& error) {

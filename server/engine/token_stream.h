@@ -29,14 +29,29 @@ struct RequestTimings {  // seconds of the monotonic clock
   double queue = 0, prefill = 0, decode = 0, first_token = 0;
 };
 
+// `sequence` of each: its number among the events of its session, or of its private request, from
+// 1; 0: no event of a session (the end of a turn that never began).
 struct StartedEvent {
   uint64_t seed;  // of candidate 0
+  int64_t sequence = 0;
 };
 
 struct TokenEvent {
   int32_t candidate;
   SampledToken sampled;
-  std::string text;  // bytes that may be shown now
+  std::string text = {};  // bytes that may be shown now
+  bool logprobs = false;  // they were asked for
+  int64_t sequence = 0;
+};
+
+// Input entered the session: in an Append, or between two tokens of an answer.
+struct AppendedEvent {
+  int64_t context_tokens;  // of the session, with this input
+  int64_t tokens;          // that came with it
+  std::string text;        // bytes of the answer that a stop string held back until here
+  std::optional<uint64_t>
+      request_id;  // AppendSpec's; nothing where no append of the reader is meant
+  int64_t sequence = 0;
 };
 
 struct FinishedEvent {
@@ -45,9 +60,17 @@ struct FinishedEvent {
   std::string text;  // bytes released at the end
   RequestUsage usage;
   RequestTimings timings;
+  int64_t sequence = 0;
 };
 
-using StreamEvent = std::variant<StartedEvent, TokenEvent, FinishedEvent>;
+using StreamEvent = std::variant<StartedEvent, TokenEvent, AppendedEvent, FinishedEvent>;
+
+inline int64_t SequenceOf(const StreamEvent& event) {
+  return std::visit([](const auto& typed) { return typed.sequence; }, event);
+}
+inline void SetSequence(StreamEvent& event, int64_t sequence) {
+  std::visit([sequence](auto& typed) { typed.sequence = sequence; }, event);
+}
 
 // Shared by the engine, which pushes, and one reader, which takes; each lets go when it is done.
 // The engine looks at HasRoom before each step and leaves the request out of the step when there

@@ -33,6 +33,10 @@ struct MetricRow {
     "Requests that were refused or failed, by google.rpc code.")                                   \
   X(kAdmissionRejected, kCounter, "gma_admission_rejected_total", "reason",                        \
     "Requests refused before any work, by reason.")                                                \
+  X(kStreamResumes, kCounter, "gma_stream_resumes_total", "result",                                \
+    "Readers that came back to a session's last turn, by what they found.")                        \
+  X(kTurnsDetached, kGauge, "gma_turns_detached", "",                                              \
+    "Turns that stand still because their reader is gone, until it comes back or time is up.")     \
   X(kPromptTokens, kCounter, "gma_prompt_tokens_total", "", "Tokens of input fed to the model.")   \
   X(kGenerationTokens, kCounter, "gma_generation_tokens_total", "", "Tokens generated.")           \
   X(kTimeToFirstToken, kHistogram, "gma_time_to_first_token_seconds", "",                          \

@@ -96,6 +96,13 @@ void BuildTraffic(Builder& builder, Metrics& metrics) {
     metrics.admission_rejected.Set(
         i, builder.Counter(metric_rows::kAdmissionRejected, {{"reason", kRejectReasons[i]}}));
   }
+  constexpr std::array kResumes = {"live", "history", "nothing", "future", "gone"};
+  static_assert(kResumes.size() == decltype(metrics.stream_resumes)::size());
+  for (size_t i = 0; i < kResumes.size(); ++i) {
+    metrics.stream_resumes.Set(
+        i, builder.Counter(metric_rows::kStreamResumes, {{"result", kResumes[i]}}));
+  }
+  metrics.turns_detached = builder.Gauge(metric_rows::kTurnsDetached);
   metrics.prompt_tokens = builder.Counter(metric_rows::kPromptTokens);
   metrics.generation_tokens = builder.Counter(metric_rows::kGenerationTokens);
 }

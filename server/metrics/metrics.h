@@ -65,6 +65,13 @@ enum class RejectReasonLabel {  // reason of gma_admission_rejected_total
   kQuota,                       // quota
   kDraining,                    // draining
 };
+enum class ResumeLabel {  // result of gma_stream_resumes_total
+  kLive,                  // live: the turn goes on
+  kHistory,               // history: events of a turn that is over
+  kNothing,               // nothing: it was over and all of it had been read
+  kFuture,                // future: a number that is none yet
+  kGone,                  // gone: events that are no longer kept
+};
 enum class PhaseLabel { kPrefill, kDecode, kMixed };   // phase: prefill, decode, mixed
 enum class RowUseLabel { kSession, kPrivate, kFree };  // use: session, private, free
 
@@ -89,6 +96,8 @@ struct Metrics {
   MetricsByLabel<FinishedReasonLabel, prometheus::Counter, 5> request_success;
   MetricsByLabel<absl::StatusCode, prometheus::Counter, 17> request_error;  // kOk stays null
   MetricsByLabel<RejectReasonLabel, prometheus::Counter, 4> admission_rejected;
+  MetricsByLabel<ResumeLabel, prometheus::Counter, 5> stream_resumes;
+  prometheus::Gauge* turns_detached;
   prometheus::Counter *prompt_tokens, *generation_tokens;
 
   // Latency in seconds and sizes in tokens, of requests. Engine thread.

@@ -52,6 +52,8 @@ struct Limit {
   X(kCredit, "credit.tokens", 1, 1048576, "tokens", "")                                       \
   X(kModelBytes, "model", 0, 256, "bytes", "empty is the only model")                         \
   X(kSessionIdBytes, "session_id", 0, 32, "bytes", "32 hex digits, or empty where allowed")   \
+  X(kRequestKey, "request_key", 0, 64, "bytes", "empty is none")                              \
+  X(kAfter, "after", 0, 100000000000000, "events", "sequence number of the last event seen")  \
   X(kPageSize, "page_size", 0, 1000, "sessions", "0 means 100")                               \
   X(kCheckpointName, "checkpoint.name", 0, 64, "bytes", "empty is numbered by the server")    \
   X(kRewindCheckpoint, "rewind.checkpoint", 1, 64, "bytes", "name of a checkpoint")           \

@@ -51,6 +51,11 @@ absl::StatusOr<InputTokens> ConvertChat(const v1::ChatInput& chat, const ServedM
   return converted;
 }
 
+absl::StatusOr<int64_t> ConvertAfter(uint64_t after) {
+  GMA_RETURN_IF_ERROR(CheckLimit(limits::kAfter, static_cast<double>(after)));
+  return static_cast<int64_t>(after);
+}
+
 absl::StatusOr<GenerateSpec> ConvertAnswer(const v1::Input& input,
                                            const v1::SamplingParams& sampling,
                                            const v1::StopParams& stop, int32_t priority,
@@ -64,6 +69,16 @@ absl::StatusOr<GenerateSpec> ConvertAnswer(const v1::Input& input,
   // Last, because it is the one that costs time: everything else has been accepted.
   GMA_ASSIGN_OR_RETURN(spec.input, ConvertInput(input, model, /*required=*/false));
   return spec;
+}
+
+// What makes a turn on a session happen once.
+template <typename Request>
+absl::Status ConvertOnce(const Request& request, GenerateSpec& spec) {
+  GMA_RETURN_IF_ERROR(CheckLimit(limits::kRequestKey, request.request_key().size()));
+  spec.request_key = request.request_key();
+  if (!request.has_after()) return absl::OkStatus();
+  GMA_ASSIGN_OR_RETURN(spec.after, ConvertAfter(request.after()));
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -120,6 +135,8 @@ absl::StatusOr<GenerateSpec> ConvertGenerate(const v1::GenerateRequest& request,
   GMA_RETURN_IF_ERROR(CheckModelName(request.model(), model));
   GMA_RETURN_IF_ERROR(CheckLimit(limits::kCandidates, request.n()));
   const bool has_session = !request.session_id().empty();
+  GenerateSpec once;
+  GMA_RETURN_IF_ERROR(ConvertOnce(request, once));
   std::optional<SessionId> session;
   if (has_session) {
     GMA_ASSIGN_OR_RETURN(session, ConvertSessionId(request.session_id()));
@@ -127,6 +144,10 @@ absl::StatusOr<GenerateSpec> ConvertGenerate(const v1::GenerateRequest& request,
       return absl::InvalidArgumentError(
           absl::StrCat("n is ", request.n(), ", must be 1 with a session_id"));
     }
+  } else if (!request.request_key().empty() || request.has_after()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        request.has_after() ? "after" : "request_key",
+        " is set, must be absent without a session_id: a private request has no turns"));
   } else if (request.input().kind_case() == v1::Input::KIND_NOT_SET) {
     return absl::InvalidArgumentError(
         "input is empty, must be text, tokens or chat without a session_id");
@@ -135,6 +156,8 @@ absl::StatusOr<GenerateSpec> ConvertGenerate(const v1::GenerateRequest& request,
                        ConvertAnswer(request.input(), request.sampling(), request.stop(),
                                      request.priority(), model, fallback_seed));
   spec.session = session;
+  spec.request_key = std::move(once.request_key);
+  spec.after = once.after;
   spec.n = request.n() == 0 ? 1 : request.n();
   spec.wait_if_busy = request.wait_if_busy();
   return spec;
@@ -143,18 +166,39 @@ absl::StatusOr<GenerateSpec> ConvertGenerate(const v1::GenerateRequest& request,
 absl::StatusOr<GenerateSpec> ConvertSessionGenerate(const v1::SessionGenerate& request,
                                                     const ServedModel& model,
                                                     uint64_t fallback_seed) {
-  return ConvertAnswer(request.input(), request.sampling(), request.stop(), request.priority(),
-                       model, fallback_seed);
+  GenerateSpec once;
+  GMA_RETURN_IF_ERROR(ConvertOnce(request, once));
+  GMA_ASSIGN_OR_RETURN(GenerateSpec spec,
+                       ConvertAnswer(request.input(), request.sampling(), request.stop(),
+                                     request.priority(), model, fallback_seed));
+  spec.request_key = std::move(once.request_key);
+  spec.after = once.after;
+  return spec;
+}
+
+absl::StatusOr<ResumeSpec> ConvertResume(const v1::ResumeRequest& request) {
+  GMA_ASSIGN_OR_RETURN(const SessionId session, ConvertSessionId(request.session_id()));
+  GMA_ASSIGN_OR_RETURN(const int64_t after, ConvertAfter(request.after()));
+  return ResumeSpec{.owner = {}, .session = session, .after = after};
 }
 
 absl::StatusOr<AppendSpec> ConvertAppend(const v1::AppendRequest& request,
                                          const ServedModel& model) {
   GMA_ASSIGN_OR_RETURN(const SessionId session, ConvertSessionId(request.session_id()));
+  GMA_RETURN_IF_ERROR(CheckLimit(limits::kRequestKey, request.request_key().size()));
   GMA_ASSIGN_OR_RETURN(InputTokens input, ConvertInput(request.input(), model, /*required=*/true));
   return AppendSpec{.owner = {},
                     .session = session,
                     .input = std::move(input),
-                    .wait_if_busy = request.wait_if_busy()};
+                    .wait_if_busy = request.wait_if_busy(),
+                    .request_key = request.request_key()};
+}
+
+absl::StatusOr<ConvertedAppend> ConvertSessionAppend(const v1::SessionAppend& request,
+                                                     const ServedModel& model) {
+  GMA_RETURN_IF_ERROR(CheckLimit(limits::kRequestKey, request.request_key().size()));
+  GMA_ASSIGN_OR_RETURN(InputTokens input, ConvertInput(request.input(), model, /*required=*/true));
+  return ConvertedAppend{.input = std::move(input), .request_key = request.request_key()};
 }
 
 absl::StatusOr<RewindSpec> ConvertRewind(const v1::RewindRequest& request) {
@@ -187,6 +231,12 @@ absl::StatusOr<ConvertedOpen> ConvertOpen(const v1::SessionOpen& open, const Ser
       CheckLimit(limits::kInitialCredit, static_cast<double>(open.initial_credit())));
   converted.initial_credit = open.initial_credit() == 0 ? kDefaultCredit : open.initial_credit();
   converted.keep = open.keep();
+  if (open.has_resume_after()) {
+    if (!converted.session) {
+      return absl::InvalidArgumentError("resume_after is set, must be absent without a session_id");
+    }
+    GMA_ASSIGN_OR_RETURN(converted.resume_after, ConvertAfter(open.resume_after()));
+  }
   return converted;
 }
 

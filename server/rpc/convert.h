@@ -31,6 +31,12 @@ struct ConvertedOpen {
   absl::Duration ttl;                // zero: the server's default
   int64_t initial_credit;            // tokens
   bool keep;
+  std::optional<int64_t> resume_after;  // only with `session`
+};
+
+struct ConvertedAppend {
+  InputTokens input;
+  std::string request_key;
 };
 
 // A caller's name or id as a message shows it: quoted, escaped, cut when it is long. Never for
@@ -61,8 +67,11 @@ absl::StatusOr<GenerateSpec> ConvertGenerate(const v1::GenerateRequest& request,
 absl::StatusOr<GenerateSpec> ConvertSessionGenerate(const v1::SessionGenerate& request,
                                                     const ServedModel& model,
                                                     uint64_t fallback_seed);
+absl::StatusOr<ResumeSpec> ConvertResume(const v1::ResumeRequest& request);
 absl::StatusOr<AppendSpec> ConvertAppend(const v1::AppendRequest& request,
                                          const ServedModel& model);
+absl::StatusOr<ConvertedAppend> ConvertSessionAppend(const v1::SessionAppend& request,
+                                                     const ServedModel& model);
 // Owner and deadline are the caller's to set.
 absl::StatusOr<RewindSpec> ConvertRewind(const v1::RewindRequest& request);
 absl::StatusOr<ConvertedOpen> ConvertOpen(const v1::SessionOpen& open, const ServedModel& model);

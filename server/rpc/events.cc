@@ -28,7 +28,7 @@ void SetBytes(std::string& to, std::string_view from) { to.assign(from.data(), f
 void FillToken(const TokenEvent& event, const AnswerLabels& labels, v1::Token& token) {
   token.set_id(event.sampled.token);
   token.set_text(event.text);
-  if (!labels.logprobs) return;
+  if (!event.logprobs) return;
   token.set_logprob(event.sampled.logprob);
   for (const TokenLogprob& top : event.sampled.top_logprobs) {
     v1::TokenLogprob& entry = *token.add_top_logprobs();
@@ -56,6 +56,16 @@ void FillFinished(const FinishedEvent& event, v1::Finished& finished) {
   timings.set_first_token_seconds(event.timings.first_token);
 }
 
+void FillAppended(const AppendedEvent& event, v1::Appended& appended) {
+  appended.set_context_tokens(event.context_tokens);
+  appended.set_tokens(event.tokens);
+  appended.set_text(event.text);
+}
+
+// Of the message that the event answers; Generate has none.
+void SetRequestId(v1::GenerateResponse&, uint64_t) {}
+void SetRequestId(v1::SessionResponse& response, uint64_t id) { response.set_request_id(id); }
+
 void FillStarted(const StartedEvent& event, const AnswerLabels& labels, v1::Started& started) {
   started.set_model(labels.model->name);
   started.set_session_id(labels.session_id);
@@ -67,20 +77,25 @@ void FillStarted(const StartedEvent& event, const AnswerLabels& labels, v1::Star
 
 template <typename Response>
 void PackEvents(absl::Span<const StreamEvent> events, const AnswerLabels& labels,
-                uint64_t& sequence, absl::FunctionRef<void(Response&)> send) {
+                absl::FunctionRef<void(Response&)> send) {
   for (size_t i = 0; i < events.size();) {
     Response response;
-    response.set_sequence(sequence);
+    response.set_sequence(static_cast<uint64_t>(SequenceOf(events[i])));
+    SetRequestId(response, labels.request_id);
     if (const auto* started = std::get_if<StartedEvent>(&events[i])) {
       FillStarted(*started, labels, *response.mutable_started());
-      ++i, ++sequence;
+      ++i;
     } else if (const auto* finished = std::get_if<FinishedEvent>(&events[i])) {
       FillFinished(*finished, *response.mutable_finished());
-      ++i, ++sequence;
+      ++i;
+    } else if (const auto* appended = std::get_if<AppendedEvent>(&events[i])) {
+      FillAppended(*appended, *response.mutable_appended());
+      SetRequestId(response, appended->request_id.value_or(labels.request_id));
+      ++i;
     } else {
       v1::Tokens& tokens = *response.mutable_tokens();
       tokens.set_candidate(std::get<TokenEvent>(events[i]).candidate);
-      for (; i < events.size(); ++i, ++sequence) {
+      for (; i < events.size(); ++i) {
         const auto* token = std::get_if<TokenEvent>(&events[i]);
         if (token == nullptr || token->candidate != tokens.candidate()) break;
         FillToken(*token, labels, *tokens.add_tokens());
@@ -91,10 +106,8 @@ void PackEvents(absl::Span<const StreamEvent> events, const AnswerLabels& labels
 }
 
 template void PackEvents<v1::GenerateResponse>(absl::Span<const StreamEvent>, const AnswerLabels&,
-                                               uint64_t&,
                                                absl::FunctionRef<void(v1::GenerateResponse&)>);
 template void PackEvents<v1::SessionResponse>(absl::Span<const StreamEvent>, const AnswerLabels&,
-                                              uint64_t&,
                                               absl::FunctionRef<void(v1::SessionResponse&)>);
 
 }  // namespace gma

@@ -1,5 +1,4 @@
-// From the engine's events to messages of the API: numbers them, and puts neighbouring tokens into
-// one message.
+// From the engine's events to messages of the API: puts neighbouring tokens into one message.
 #ifndef GMA_SERVER_RPC_EVENTS_H_
 #define GMA_SERVER_RPC_EVENTS_H_
 
@@ -17,16 +16,15 @@ namespace gma {
 // What the messages of one answer have in common.
 struct AnswerLabels {
   const ServedModel* model;
-  std::string session_id;  // hex; empty for a private session
-  bool logprobs = false;   // they were asked for
+  std::string session_id;   // hex; empty for a private session
+  uint64_t request_id = 0;  // of the turn, on a Session stream
 };
 
-// Hands each message for `events`, in order, to `send`, with `sequence` as the number of its first
-// event, and moves `sequence` on: a Tokens message takes one number for each of its tokens.
+// Hands each message for `events`, in order, to `send`, with the number of its first event.
 // Response: v1::GenerateResponse or v1::SessionResponse.
 template <typename Response>
 void PackEvents(absl::Span<const StreamEvent> events, const AnswerLabels& labels,
-                uint64_t& sequence, absl::FunctionRef<void(Response&)> send);
+                absl::FunctionRef<void(Response&)> send);
 
 }  // namespace gma
 

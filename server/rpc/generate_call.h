@@ -1,11 +1,13 @@
-// Generation.Generate: one request, its events, the end.
+// Generation.Generate and Generation.Resume: one request, its events, the end.
 #ifndef GMA_SERVER_RPC_GENERATE_CALL_H_
 #define GMA_SERVER_RPC_GENERATE_CALL_H_
 
 #include <memory>
 #include <string>
+#include <variant>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "grpcpp/support/server_callback.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/events.h"
@@ -17,26 +19,31 @@ namespace gma {
 // everything else runs on the dispatcher's.
 class GenerateCall final : public ReactorCall<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
  public:
-  // The reactor deletes itself when gRPC is done with it.
+  // The reactors delete themselves when gRPC is done with them.
   static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(RpcEnvironment& env,
                                                            grpc::CallbackServerContext* context,
                                                            const grpc::ByteBuffer& bytes);
+  static grpc::ServerWriteReactor<grpc::ByteBuffer>* StartResume(
+      RpcEnvironment& env, grpc::CallbackServerContext* context, const grpc::ByteBuffer& bytes);
 
  private:
   using ReactorCall::ReactorCall;
 
+  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Begin(
+      RpcEnvironment& env, grpc::CallbackServerContext* context,
+      absl::FunctionRef<absl::Status(GenerateCall&)> read);
   absl::Status Read(const grpc::ByteBuffer& bytes);
+  absl::Status ReadResume(const grpc::ByteBuffer& bytes);
   void Submit();
 
   void Refill() final;
   void Abandon() final;
   void SendHeartbeat() final;
 
-  GenerateSpec spec_;
+  std::variant<GenerateSpec, ResumeSpec> spec_;
   AnswerLabels labels_;
   std::shared_ptr<TokenStream> stream_;  // null: not submitted yet, or let go
   std::vector<StreamEvent> events_;      // scratch
-  uint64_t sequence_ = 1;
 };
 
 }  // namespace gma

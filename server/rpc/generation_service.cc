@@ -11,9 +11,9 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(
   return GenerateCall::Start(env_, context, *request);
 }
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Resume(grpc::CallbackServerContext*,
-                                                                      const grpc::ByteBuffer*) {
-  return new UnimplementedStream<grpc::ServerWriteReactor<grpc::ByteBuffer>>("Generation.Resume");
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Resume(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  return GenerateCall::StartResume(env_, context, *request);
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* GenerationService::Session(

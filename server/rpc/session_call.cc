@@ -59,8 +59,7 @@ absl::Status SessionCall::ConvertCommand(const v1::SessionRequest& request,
       return absl::OkStatus();
     }
     case v1::SessionRequest::kAppend: {
-      GMA_ASSIGN_OR_RETURN(command.action, ConvertInput(request.append().input(), env_.model,
-                                                        /*required=*/true));
+      GMA_ASSIGN_OR_RETURN(command.action, ConvertSessionAppend(request.append(), env_.model));
       return absl::OkStatus();
     }
     case v1::SessionRequest::kGenerate: {
@@ -73,9 +72,15 @@ absl::Status SessionCall::ConvertCommand(const v1::SessionRequest& request,
           CheckLimit(limits::kCredit, static_cast<double>(request.credit().tokens())));
       command.action = Credit{request.credit().tokens()};
       return absl::OkStatus();
-    case v1::SessionRequest::kCancel:
-      command.action = Cancel{};
+    case v1::SessionRequest::kCancel: {
+      Cancel cancel;
+      if (request.cancel().has_input()) {
+        GMA_ASSIGN_OR_RETURN(cancel.input, ConvertInput(request.cancel().input(), env_.model,
+                                                        /*required=*/true));
+      }
+      command.action = std::move(cancel);
       return absl::OkStatus();
+    }
     case v1::SessionRequest::kEnd:
       command.action = EndCommand{};
       return absl::OkStatus();
@@ -97,16 +102,15 @@ void SessionCall::Take(Command command) {
     TakeOpen(command.request_id, *open);
   } else if (phase_ == Phase::kNew) {
     End(Refused(absl::InvalidArgumentError("the first message of a Session must be open"), env_));
-  } else if (auto* input = std::get_if<InputTokens>(&command.action)) {
+  } else if (auto* input = std::get_if<ConvertedAppend>(&command.action)) {
     TakeAppend(command.request_id, std::move(*input));
   } else if (auto* generate = std::get_if<GenerateSpec>(&command.action)) {
     TakeGenerate(command.request_id, std::move(*generate));
   } else if (auto* credit = std::get_if<Credit>(&command.action)) {
     credit_ = std::min(credit_ + credit->tokens, kMaxCredit);
     if (stream_ != nullptr) env_.engine.AddCredit(stream_, credit->tokens);
-  } else if (std::holds_alternative<Cancel>(command.action)) {
-    // A Cancel that crosses the end of its turn on the way is no mistake of the client.
-    if (stream_ != nullptr) env_.engine.Cancel(stream_, /*by_client=*/true);
+  } else if (auto* cancel = std::get_if<Cancel>(&command.action)) {
+    TakeCancel(command.request_id, std::move(*cancel));
   } else {
     TakeEnd(command.request_id);
   }
@@ -115,7 +119,7 @@ void SessionCall::Take(Command command) {
 }
 
 void SessionCall::ReadNext() {
-  const bool waits = phase_ == Phase::kOpening || phase_ == Phase::kAppending;
+  const bool waits = phase_ == Phase::kOpening || awaits_append_;
   if (!waits && phase_ != Phase::kEnding && !over()) StartRead(&incoming_);
 }
 
@@ -127,11 +131,10 @@ void SessionCall::TakeOpen(uint64_t request_id, const ConvertedOpen& open) {
   phase_ = Phase::kOpening;
   keep_ = open.keep;
   credit_ = open.initial_credit;
-  const bool resumed = open.session.has_value();
-  auto opened = [request_id, resumed](SessionCall& self, absl::StatusOr<SessionSnapshotInfo> info) {
-    self.HandleOpened(request_id, std::move(info), resumed);
+  auto opened = [request_id, open](SessionCall& self, absl::StatusOr<SessionSnapshotInfo> info) {
+    self.HandleOpened(request_id, std::move(info), open);
   };
-  if (resumed) {
+  if (open.session.has_value()) {
     env_.engine.Get(owner_, *open.session, Callback(opened));
   } else {
     env_.engine.Open(owner_, open.ttl, Callback(opened));
@@ -139,7 +142,8 @@ void SessionCall::TakeOpen(uint64_t request_id, const ConvertedOpen& open) {
 }
 
 void SessionCall::HandleOpened(uint64_t request_id, absl::StatusOr<SessionSnapshotInfo> info,
-                               bool resumed) {
+                               const ConvertedOpen& open) {
+  const bool resumed = open.session.has_value();
   if (!info.ok()) {
     End(info.status());
     return Pump();
@@ -152,43 +156,67 @@ void SessionCall::HandleOpened(uint64_t request_id, absl::StatusOr<SessionSnapsh
     return CloseUnlessKept();
   }
   phase_ = Phase::kIdle;
-  labels_ = {.model = &env_.model, .session_id = info->id.Hex(), .logprobs = false};
+  labels_ = {.model = &env_.model, .session_id = info->id.Hex()};
   v1::SessionResponse response = NewResponse(request_id);
   v1::SessionOpened& opened = *response.mutable_opened();
   opened.set_session_id(labels_.session_id);
   opened.set_model(env_.model.name);
   opened.set_resumed(resumed);
   opened.set_context_tokens(info->context_tokens);
+  opened.set_last_sequence(static_cast<uint64_t>(info->last_sequence));
+  opened.set_turn_active(info->turn_active);
   Send(response);
+  if (open.resume_after.has_value()) {
+    ResumeSpec spec{.owner = owner_, .session = *session_, .after = *open.resume_after};
+    spec.deadline = DeadlineOf(*context_, env_.clock);
+    spec.initial_credit = credit_;
+    BeginTurn(request_id, env_.engine.Resume(std::move(spec), Notice()));
+  }
   ReadNext();
   Pump();
 }
 
-void SessionCall::TakeAppend(uint64_t request_id, InputTokens input) {
-  if (phase_ == Phase::kTurn) {
-    return Reject(request_id, absl::FailedPreconditionError(
-                                  "append: a turn is active; appending while generating is not "
-                                  "there yet, send it after Finished"));
+void SessionCall::TakeAppend(uint64_t request_id, ConvertedAppend append) {
+  HandOn(request_id, std::move(append), &Engine::Append);
+}
+
+void SessionCall::TakeCancel(uint64_t request_id, Cancel cancel) {
+  if (cancel.input.has_value()) {
+    return HandOn(request_id, {.input = *std::move(cancel.input), .request_key = {}},
+                  &Engine::CancelAndAppend);
   }
-  phase_ = Phase::kAppending;
+  // A Cancel that crosses the end of its turn on the way is no mistake of the client.
+  if (stream_ != nullptr) env_.engine.Cancel(stream_, /*by_client=*/true);
+}
+
+void SessionCall::HandOn(uint64_t request_id, ConvertedAppend append, AppendCall call) {
+  awaits_append_ = true;
   AppendSpec spec{.owner = owner_,
                   .session = *session_,
-                  .input = std::move(input),
-                  .deadline = DeadlineOf(*context_, env_.clock)};
-  env_.engine.Append(std::move(spec), Callback([request_id](SessionCall& self, auto info) {
-                       self.HandleAppended(request_id, std::move(info));
-                     }));
+                  .input = std::move(append.input),
+                  .deadline = DeadlineOf(*context_, env_.clock),
+                  .request_key = std::move(append.request_key),
+                  .turn = stream_,
+                  .request_id = request_id};
+  (env_.engine.*call)(std::move(spec), Callback([request_id](SessionCall& self, auto info) {
+                        self.HandleAppended(request_id, std::move(info));
+                      }));
 }
 
 void SessionCall::HandleAppended(uint64_t request_id, absl::StatusOr<SessionSnapshotInfo> info) {
   if (over()) return;
-  phase_ = Phase::kIdle;
-  if (info.ok()) {
-    v1::SessionResponse response = NewResponse(request_id);
-    response.mutable_appended()->set_context_tokens(info->context_tokens);
-    Send(response);
-  } else {
+  awaits_append_ = false;
+  if (!info.ok() || !info->entered_turn) Refill();  // the end of a turn that was active goes first
+  if (over()) {
+    // The end of that turn was the end of the stream.
+  } else if (!info.ok()) {
     Reject(request_id, info.status());
+  } else if (!info->entered_turn) {
+    v1::SessionResponse response = NewResponse(request_id);
+    response.set_sequence(static_cast<uint64_t>(info->last_sequence));
+    response.mutable_appended()->set_context_tokens(info->context_tokens);
+    response.mutable_appended()->set_tokens(info->appended_tokens);
+    Send(response);
   }
   ReadNext();
   Pump();
@@ -202,22 +230,32 @@ void SessionCall::TakeGenerate(uint64_t request_id, GenerateSpec spec) {
   spec.session = session_;
   spec.deadline = DeadlineOf(*context_, env_.clock);
   spec.initial_credit = credit_;
-  labels_.logprobs = spec.sampling.top_logprobs >= 0;
-  auto self = std::static_pointer_cast<SessionCall>(shared_from_this());
-  auto stream = env_.engine.Generate(std::move(spec), [self] {
-    self->Enqueue([](ReactorCall& call) { static_cast<SessionCall&>(call).Pump(); });
-  });
+  BeginTurn(request_id, env_.engine.Generate(std::move(spec), Notice()));
+}
+
+void SessionCall::BeginTurn(uint64_t request_id,
+                            absl::StatusOr<std::shared_ptr<TokenStream>> stream) {
   if (!stream.ok()) return Reject(request_id, stream.status());
   phase_ = Phase::kTurn;
-  turn_request_ = request_id;
+  labels_.request_id = request_id;
   stream_ = *std::move(stream);
+}
+
+absl::AnyInvocable<void()> SessionCall::Notice() {
+  return [self = std::static_pointer_cast<SessionCall>(shared_from_this())] {
+    self->Enqueue([](ReactorCall& call) { static_cast<SessionCall&>(call).Pump(); });
+  };
 }
 
 void SessionCall::HandleTurnEnd(const absl::Status& status) {
   stream_ = nullptr;
+  if (status == TakenOverError()) {
+    keep_ = true;  // the session is that client's now
+    return End(status);
+  }
   const bool ending = phase_ == Phase::kEnding;
   if (!ending) phase_ = Phase::kIdle;
-  if (!status.ok()) Reject(turn_request_, status);
+  if (!status.ok()) Reject(labels_.request_id, status);
   if (ending && !over()) SayGoodbye();
 }
 
@@ -257,7 +295,6 @@ void SessionCall::CloseUnlessKept() {
 
 v1::SessionResponse SessionCall::NewResponse(uint64_t request_id) {
   v1::SessionResponse response;
-  response.set_sequence(sequence_++);
   response.set_request_id(request_id);
   return response;
 }
@@ -282,11 +319,8 @@ void SessionCall::Refill() {
   for (const StreamEvent& event : events_) {
     if (std::holds_alternative<TokenEvent>(event)) --credit_;
   }
-  PackEvents<v1::SessionResponse>(events_, labels_, sequence_,
-                                  [this](v1::SessionResponse& response) {
-                                    response.set_request_id(turn_request_);
-                                    Send(response);
-                                  });
+  PackEvents<v1::SessionResponse>(events_, labels_,
+                                  [this](v1::SessionResponse& response) { Send(response); });
   if (end.has_value()) HandleTurnEnd(*end);
 }
 

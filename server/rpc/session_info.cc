@@ -22,7 +22,7 @@ v1::SessionState ToProto(SessionPhase phase) {
 void FillInfo(const SessionSnapshotInfo& from, const ServedModel& model, v1::SessionInfo& to) {
   to.set_session_id(from.id.Hex());
   to.set_model(model.name);
-  to.set_state(ToProto(from.phase));
+  to.set_state(from.detached ? v1::SESSION_STATE_DETACHED : ToProto(from.phase));
   to.set_context_tokens(from.context_tokens);
   to.set_state_bytes(model.state_bytes);
   to.set_age_seconds(absl::ToInt64Seconds(from.age));
@@ -31,6 +31,7 @@ void FillInfo(const SessionSnapshotInfo& from, const ServedModel& model, v1::Ses
   to.set_checkpoints(from.checkpoints);
   to.set_checkpoint_bytes(from.checkpoint_bytes);
   to.set_oldest_rewind_tokens(from.oldest_rewind);
+  to.set_last_sequence(static_cast<uint64_t>(from.last_sequence));
 }
 
 }  // namespace gma

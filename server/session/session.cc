@@ -23,6 +23,18 @@ bool Legal(SessionPhase from, SessionPhase to) {
   return false;
 }
 
+// `close` without those of its first tokens that `tail`, the end of the answer, has drawn already.
+absl::Span<const int32_t> Undrawn(absl::Span<const int32_t> close,
+                                  const std::vector<int32_t>& tail) {
+  size_t drawn = std::min(close.size(), tail.size());
+  while (drawn > 0 && !std::equal(close.begin(), close.begin() + static_cast<ptrdiff_t>(drawn),
+                                  tail.end() - static_cast<ptrdiff_t>(drawn))) {
+    --drawn;
+  }
+  close.remove_prefix(drawn);
+  return close;
+}
+
 }  // namespace
 
 Session::Session(Owner& owner, SessionId id, uint64_t number, StateRow row, absl::Duration ttl,
@@ -38,24 +50,32 @@ Session::Session(Owner& owner, SessionId id, uint64_t number, StateRow row, absl
 
 std::vector<int32_t> Session::TokensToFeed(absl::Span<const int32_t> close,
                                            absl::Span<const int32_t> input) const {
-  size_t drawn = 0;  // tokens of `close` that the answer ends with
-  if (point_.answer_open) {
-    const std::vector<int32_t>& tail = point_.answer_tail;
-    drawn = std::min(close.size(), tail.size());
-    while (drawn > 0 && !std::equal(close.begin(), close.begin() + static_cast<ptrdiff_t>(drawn),
-                                    tail.end() - static_cast<ptrdiff_t>(drawn))) {
-      --drawn;
-    }
-    close.remove_prefix(drawn);
-  } else {
-    close = {};
-  }
+  close = point_.answer_open ? Undrawn(close, point_.answer_tail) : absl::Span<const int32_t>();
   std::vector<int32_t> feed;
   feed.reserve(1 + close.size() + input.size());
   if (point_.pending) feed.push_back(*point_.pending);
   feed.insert(feed.end(), close.begin(), close.end());
   feed.insert(feed.end(), input.begin(), input.end());
   return feed;
+}
+
+std::vector<int32_t> Session::Interject(absl::Span<const int32_t> close,
+                                        absl::Span<const int32_t> input, int64_t unfed) {
+  GMA_CHECK(phase_ != SessionPhase::kIdle && turn_kind_ == TurnKind::kAnswer && unfed >= 1);
+  const bool queued = phase_ == SessionPhase::kQueued;
+  // A turn that brings input of its own has drawn nothing before its first step.
+  if (!queued || !turn_new_input_) close = Undrawn(close, point_.answer_tail);
+  std::vector<int32_t> tokens(close.begin(), close.end());
+  tokens.insert(tokens.end(), input.begin(), input.end());
+  if (queued) {
+    turn_new_input_ = true;  // the first step then clears the tail
+  } else {
+    point_.answer_tail.clear();
+    // To the log it is a turn of its own: what is drawn after it is another answer.
+    past_.log().BeginTurn({.fed = point_.fed + unfed, .pending = {}, .answer_tail = {}},
+                          /*generates=*/true, /*new_input=*/true);
+  }
+  return tokens;
 }
 
 void Session::BeginTurn(TurnKind kind, bool new_input) {
@@ -89,6 +109,8 @@ void Session::Draw(int32_t token) {
 
 void Session::EndTurn(absl::Duration now) {
   SetPhase(SessionPhase::kIdle);
+  // Input that entered and was not reached leaves no trace.
+  past_.log().Truncate(past_.log().end());
   idle_since_ = now;
 }
 

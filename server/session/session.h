@@ -12,6 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -55,6 +57,14 @@ class Session {
   absl::Duration idle_since() const { return idle_since_; }  // while idle
   absl::Duration ttl() const { return ttl_; }
 
+  // The events of a session are numbered from 1 through all its turns.
+  int64_t last_sequence() const { return last_sequence_; }
+  int64_t TakeSequence() { return ++last_sequence_; }
+  bool last_turn_answers() const { return turn_kind_ == TurnKind::kAnswer; }
+  // Chosen by the client for the last turn; empty: none.
+  const std::string& turn_key() const { return turn_key_; }
+  void set_turn_key(std::string key) { turn_key_ = std::move(key); }
+
   // What a turn feeds: the pending token, what is left to close an open answer, the input. Empty
   // when there is nothing to go on from. `close` is the model's end of an answer; those of its
   // first tokens that the answer ends with already are left out (a chat format often has two:
@@ -72,6 +82,11 @@ class Session {
   void SetPending(int32_t token);
   // A token was drawn after everything was fed. REQUIRES: a turn is active; nothing is pending.
   void Draw(int32_t token);
+  // Input enters the active answer behind `unfed` tokens that are still to be fed (those of the
+  // turn, or the one that was drawn last). Returns what follows them: the rest of `close`, as
+  // TokensToFeed leaves it, and the input. REQUIRES: a turn of kAnswer is active; unfed >= 1.
+  std::vector<int32_t> Interject(absl::Span<const int32_t> close, absl::Span<const int32_t> input,
+                                 int64_t unfed);
   // The turn ended. REQUIRES: a turn is active.
   void EndTurn(absl::Duration now);
 
@@ -105,6 +120,8 @@ class Session {
   SessionPast past_;
   TurnKind turn_kind_ = TurnKind::kAppend;
   bool turn_new_input_ = false;
+  int64_t last_sequence_ = 0;
+  std::string turn_key_;
 };
 
 }  // namespace gma

@@ -34,14 +34,18 @@ class SequenceCheck:
 
     def accept(self, event: Event) -> None:
         """Takes the next event; raises DataLossError when it is not the one that is due."""
+        kind = event.WhichOneof("event")
+        if event.sequence == 0:  # not an event of the session
+            return
+        if kind in ("started", "appended"):  # the session may have had other turns before
+            self._next = max(self._next, event.sequence)
         if event.sequence != self._next:
             raise make_error(
                 grpc.StatusCode.DATA_LOSS,
                 f"the stream lost or repeated events: sequence {event.sequence} came where "
                 f"{self._next} was due",
             )
-        tokens = event.WhichOneof("event") == "tokens"
-        self._next += len(event.tokens.tokens) if tokens else 1
+        self._next += len(event.tokens.tokens) if kind == "tokens" else 1
 
 
 class AnswerState:

@@ -64,11 +64,20 @@ TEST(AnswerAssembler, RefusesWhatComesAfterTheEndAndUnknownCandidates) {
 
 TEST(SequenceCheck, NoticesLostAndRepeatedEvents) {
   SequenceCheck check;
-  EXPECT_TRUE(check.Accept(1, 1).ok());
-  EXPECT_TRUE(check.Accept(2, 3).ok());
-  EXPECT_TRUE(check.Accept(5, 1).ok());
-  EXPECT_EQ(check.Accept(5, 1).code(), absl::StatusCode::kDataLoss);
-  EXPECT_EQ(check.Accept(7, 1).code(), absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(check.Accept(1, 1, /*begins=*/true).ok());
+  EXPECT_TRUE(check.Accept(2, 3, /*begins=*/false).ok());
+  EXPECT_TRUE(check.Accept(0, 1, /*begins=*/false).ok());  // a heartbeat
+  EXPECT_TRUE(check.Accept(5, 1, /*begins=*/false).ok());
+  EXPECT_EQ(check.Accept(5, 1, /*begins=*/false).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(check.Accept(7, 1, /*begins=*/false).code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(SequenceCheck, LetsASessionHaveHadOtherTurns) {
+  SequenceCheck check;
+  EXPECT_TRUE(check.Accept(57, 1, /*begins=*/true).ok());
+  EXPECT_TRUE(check.Accept(58, 1, /*begins=*/false).ok());
+  EXPECT_TRUE(check.Accept(70, 1, /*begins=*/true).ok());
+  EXPECT_EQ(check.Accept(60, 1, /*begins=*/true).code(), absl::StatusCode::kDataLoss);
 }
 
 }  // namespace

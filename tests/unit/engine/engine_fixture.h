@@ -30,6 +30,7 @@ class Reader {
     std::vector<StreamEvent> events;
     if (auto closed = stream_->TakeAll(events); closed && !status) status = closed;
     for (StreamEvent& event : events) {
+      sequences.push_back(SequenceOf(event));
       if (auto* started = std::get_if<StartedEvent>(&event)) {
         seed = started->seed;
       } else if (auto* token = std::get_if<TokenEvent>(&event)) {
@@ -37,6 +38,9 @@ class Reader {
         if (answers.size() <= candidate) answers.resize(candidate + 1);
         answers[candidate].tokens.push_back(token->sampled.token);
         answers[candidate].text += token->text;
+      } else if (auto* input = std::get_if<AppendedEvent>(&event)) {
+        appended_after.push_back(token_count());
+        appended.push_back(std::move(*input));
       } else {
         auto& end = std::get<FinishedEvent>(event);
         const size_t candidate = static_cast<size_t>(end.candidate);
@@ -53,6 +57,9 @@ class Reader {
   std::optional<uint64_t> seed;
   std::vector<ExpectedAnswer> answers;  // by candidate
   std::vector<FinishedEvent> finished;
+  std::vector<AppendedEvent> appended;
+  std::vector<size_t> appended_after;  // tokens that came before each of them
+  std::vector<int64_t> sequences;      // of all events
   std::optional<absl::Status> status;  // once the stream ended
 
  private:

@@ -52,7 +52,7 @@ std::string Bytes(double count) { return std::string(static_cast<size_t>(count),
 // Lengths below zero cannot be had; they are left out.
 bool Exists(const Limit& limit, double value) {
   static const std::map<std::string_view, int> kCounted = {
-      {"entries", 0}, {"bytes", 0}, {"tokens", 0}};
+      {"entries", 0}, {"bytes", 0}, {"tokens", 0}, {"events", 0}};
   const bool is_number = limit.field == "sampling.top_k" || limit.field == "stop.max_tokens" ||
                          limit.field == "stop.min_tokens" || limit.field == "credit.tokens" ||
                          limit.field == "sampling.top_logprobs" ||
@@ -132,6 +132,14 @@ std::map<std::string_view, Convert> OtherCases() {
   return {
       {"n", Field([](auto& r, double v) { r.set_n(v); })},
       {"priority", Field([](auto& r, double v) { r.set_priority(v); })},
+      {"request_key", Field([](auto& r, double v) {
+         r.set_session_id(std::string(32, 'a'));
+         r.set_request_key(Bytes(v));
+       })},
+      {"after", Field([](auto& r, double v) {
+         r.set_session_id(std::string(32, 'a'));
+         r.set_after(static_cast<uint64_t>(v));
+       })},
       {"ttl_seconds",
        [](const ServedModel&, double v) { return ConvertTtl(static_cast<int64_t>(v)).status(); }},
       {"open.initial_credit",

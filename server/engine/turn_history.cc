@@ -1,0 +1,89 @@
+#include "server/engine/turn_history.h"
+
+#include <algorithm>
+#include <variant>
+
+#include "base/check.h"
+
+namespace gma {
+
+void TurnHistory::Add(const StreamEvent& event) {
+  GMA_CHECK(!end_ && SequenceOf(event) == last() + 1);
+  Entry entry = {.token = kOther,
+                 .logprob = 0,
+                 .text_end = text_cut_ + static_cast<uint32_t>(text_.size()),
+                 .tops_end = tops_cut_ + static_cast<uint32_t>(tops_.size())};
+  if (const auto* token = std::get_if<TokenEvent>(&event)) {
+    GMA_CHECK(token->candidate == 0 && token->sampled.token >= 0);
+    const std::vector<TokenLogprob>& tops = token->sampled.top_logprobs;
+    logprobs_ = token->logprobs;
+    text_ += token->text;
+    tops_.insert(tops_.end(), tops.begin(), tops.end());
+    entry.token = token->sampled.token;
+    entry.logprob = token->sampled.logprob;
+    entry.text_end += static_cast<uint32_t>(token->text.size());
+    entry.tops_end += static_cast<uint32_t>(tops.size());
+  } else {
+    others_.emplace_back(last() + 1, event);
+    if (auto* appended = std::get_if<AppendedEvent>(&others_.back().second)) {
+      appended->request_id.reset();
+    }
+  }
+  entries_.push_back(entry);
+  while (entries_.size() - head_ > capacity_) DropOldest();
+}
+
+void TurnHistory::DropOldest() {
+  const Entry& oldest = entries_[head_];
+  if (oldest.token == kOther) others_.pop_front();
+  text_begin_ = oldest.text_end;
+  tops_begin_ = oldest.tops_end;
+  ++first_;
+  if (++head_ * 2 < entries_.size()) return;
+  // Each entry is moved once or twice in its life.
+  entries_.erase(entries_.begin(), entries_.begin() + static_cast<ptrdiff_t>(head_));
+  head_ = 0;
+  text_.erase(0, text_begin_ - text_cut_);
+  text_cut_ = text_begin_;
+  tops_.erase(tops_.begin(), tops_.begin() + (tops_begin_ - tops_cut_));
+  tops_cut_ = tops_begin_;
+}
+
+void TurnHistory::End(absl::Status status) {
+  GMA_CHECK(!end_);
+  end_ = std::move(status);
+  // It may lie here for hours now.
+  entries_.shrink_to_fit();
+  text_.shrink_to_fit();
+  tops_.shrink_to_fit();
+}
+
+StreamEvent TurnHistory::At(int64_t number) const {
+  GMA_CHECK(first() <= number && number <= last());
+  const size_t at = head_ + static_cast<size_t>(number - first_);
+  const Entry& entry = entries_[at];
+  if (entry.token == kOther) {
+    const auto other = std::lower_bound(others_.begin(), others_.end(), number,
+                                        [](const std::pair<int64_t, StreamEvent>& left,
+                                           int64_t right) { return left.first < right; });
+    return other->second;
+  }
+  const uint32_t text_from = at == head_ ? text_begin_ : entries_[at - 1].text_end;
+  const uint32_t tops_from = at == head_ ? tops_begin_ : entries_[at - 1].tops_end;
+  TokenEvent event = {.candidate = 0, .sampled = {}};
+  event.sampled.token = entry.token;
+  event.sampled.logprob = entry.logprob;
+  event.text = text_.substr(text_from - text_cut_, entry.text_end - text_from);
+  event.sampled.top_logprobs.assign(tops_.begin() + (tops_from - tops_cut_),
+                                    tops_.begin() + (entry.tops_end - tops_cut_));
+  event.logprobs = logprobs_;
+  event.sequence = number;
+  return event;
+}
+
+size_t TurnHistory::bytes() const {
+  return sizeof(*this) + entries_.capacity() * sizeof(Entry) + text_.capacity() +
+         tops_.capacity() * sizeof(TokenLogprob) + others_.size() * sizeof(others_.front());
+}
+
+}  // namespace gma
