@@ -226,10 +226,7 @@ void FileStore::Expire(absl::Time now) {
 
 absl::StatusOr<std::vector<StoredEntry>> FileStore::List(std::string_view owner,
                                                          std::string_view after, int limit) {
-  if (!IsStoreName(owner) || !(after.empty() || IsStoreName(after))) {
-    return absl::InvalidArgumentError(
-        "an owner and a session id in a store are 32 hex digits in lower case each");
-  }
+  GMA_RETURN_IF_ERROR(CheckStoreListing(owner, after));
   const absl::Time now = clock_.Now();
   const std::string first = after.empty() ? std::string(32, '0') : std::string(after);
   std::vector<StoredEntry> sessions;

@@ -12,10 +12,15 @@ bool IsStoreName(std::string_view name) {
          });
 }
 
-absl::Status CheckStoreKey(const StoreKey& key) {
-  if (IsStoreName(key.owner) && IsStoreName(key.id)) return absl::OkStatus();
+absl::Status CheckStoreListing(std::string_view owner, std::string_view after) {
+  if (IsStoreName(owner) && (after.empty() || IsStoreName(after))) return absl::OkStatus();
   return absl::InvalidArgumentError(
       "an owner and a session id in a store are 32 hex digits in lower case each");
+}
+
+absl::Status CheckStoreKey(const StoreKey& key) {
+  // An empty id is no name, though it may begin a listing.
+  return CheckStoreListing(key.owner, key.id.empty() ? "none" : key.id);
 }
 
 absl::Status CheckStoreWrite(const StoreKey& key, uint64_t epoch) {

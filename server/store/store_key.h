@@ -21,6 +21,8 @@ inline constexpr absl::Duration kTombstoneTime = absl::Hours(7 * 24);
 bool IsStoreName(std::string_view name);
 // ERRORS: kInvalidArgument for a key that is no pair of such names.
 absl::Status CheckStoreKey(const StoreKey& key);
+// ERRORS: kInvalidArgument unless `owner` is such a name and `after` too, or empty.
+absl::Status CheckStoreListing(std::string_view owner, std::string_view after);
 // ERRORS: kInvalidArgument for epoch 0, which nobody holds.
 absl::Status CheckStoreWrite(const StoreKey& key, uint64_t epoch);
 

@@ -10,6 +10,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/store/file_store.h"
+#include "server/store/redis_store.h"
+#include "tests/support/redis_server.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_dir.h"
 #include "tests/unit/store/store_contract.h"
@@ -39,6 +41,34 @@ class FileSetUp final : public StoreSetUp {
   TempDir directory_;
   std::unique_ptr<FileStore> store_;
 };
+
+class RedisSetUp final : public StoreSetUp {
+ public:
+  explicit RedisSetUp(std::unique_ptr<RedisServer> server) : server_(std::move(server)) {
+    Restart();
+  }
+  SessionStore& store() override { return *store_; }
+  SessionStore& other() override { return *other_; }
+  void Restart() override {
+    store_ = Open();
+    other_ = Open();
+  }
+
+ private:
+  std::unique_ptr<RedisStore> Open() {
+    auto store = RedisStore::Create({server_->unix_address(), absl::Seconds(10)}, clock);
+    GMA_CHECK(store.ok());
+    return *std::move(store);
+  }
+
+  std::unique_ptr<RedisServer> server_;
+  std::unique_ptr<RedisStore> store_, other_;
+};
+
+std::unique_ptr<StoreSetUp> MakeRedis() {
+  auto server = RedisServer::Start();
+  return server == nullptr ? nullptr : std::make_unique<RedisSetUp>(std::move(server));
+}
 
 class StoreContractTest : public ::testing::TestWithParam<StoreCase> {
  protected:
@@ -269,7 +299,8 @@ TEST_P(StoreContractTest, TenThousandRandomCallsDoAsAMapDoes) {
 
 INSTANTIATE_TEST_SUITE_P(Stores, StoreContractTest,
                          ::testing::Values(StoreCase{"File",
-                                                     [] { return std::make_unique<FileSetUp>(); }}),
+                                                     [] { return std::make_unique<FileSetUp>(); }},
+                                           StoreCase{"Redis", MakeRedis}),
                          [](const auto& tested) { return tested.param.name; });
 
 }  // namespace
