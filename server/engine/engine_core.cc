@@ -36,9 +36,9 @@ bool EngineCore::Tick() {
   const absl::Duration now = clock_.Monotonic();
   EndOverdue(now);
   ExpireSessions(now);
-  PumpReaders();
+  const bool delivered = PumpReaders();
   const bool stepped = RunStep();
-  const bool did_something = had_messages || stepped || ended_some_;
+  const bool did_something = had_messages || delivered || stepped || ended_some_;
   SweepEnded();
   if (did_something) {
     UpdateGauges();

@@ -111,8 +111,9 @@ class EngineCore {
                           std::optional<int64_t> after, absl::Duration deadline);
   void Attach(Request& request, std::shared_ptr<TokenStream> stream, int64_t after,
               absl::Duration deadline);
-  void PumpReader(Request& request);
-  void PumpReaders();
+  // Gives readers that are behind what there is room for; returns whether there was anything.
+  bool PumpReader(Request& request);
+  bool PumpReaders();
   static absl::Status CheckAfter(const Request& request, const Session& session);
   // The call of the same key that waits for the session or is active on it.
   Request* FindKey(const Request& request, const Session& session);

@@ -182,22 +182,32 @@ void EngineCore::Attach(Request& request, std::shared_ptr<TokenStream> stream, i
   PumpReader(request);
 }
 
-void EngineCore::PumpReader(Request& request) {
-  if (request.stream == nullptr || request.history == nullptr) return;
-  if (request.delivered >= request.history->last()) return;
-  if (!Deliver(*request.stream, *request.history, request.delivered)) return;
-  // It was too slow for what is kept.
-  by_stream_.erase(request.stream.get());
-  Detach(request);
+bool EngineCore::PumpReader(Request& request) {
+  if (request.stream == nullptr || request.history == nullptr) return false;
+  const int64_t delivered = request.delivered;
+  if (delivered >= request.history->last()) return false;
+  if (Deliver(*request.stream, *request.history, request.delivered)) {
+    // It was too slow for what is kept.
+    by_stream_.erase(request.stream.get());
+    Detach(request);
+    return true;
+  }
+  return request.delivered != delivered;
 }
 
-void EngineCore::PumpReaders() {
+bool EngineCore::PumpReaders() {
+  bool some = false;
   for (size_t i = 0; i < requests_.size(); ++i) {
-    if (requests_[i]->begun()) PumpReader(*requests_[i]);
+    if (requests_[i]->begun()) some |= PumpReader(*requests_[i]);
   }
-  std::erase_if(replays_, [](Replay& replay) {
-    return replay.stream->cancelled() || Deliver(*replay.stream, *replay.history, replay.delivered);
+  std::erase_if(replays_, [&](Replay& replay) {
+    if (replay.stream->cancelled()) return true;
+    const int64_t delivered = replay.delivered;
+    const bool over = Deliver(*replay.stream, *replay.history, replay.delivered);
+    some |= over || replay.delivered != delivered;
+    return over;
   });
+  return some;
 }
 
 absl::Status EngineCore::CheckAfter(const Request& request, const Session& session) {

@@ -40,6 +40,8 @@ class Reader {
         answers[candidate].text += token->text;
       } else if (auto* input = std::get_if<AppendedEvent>(&event)) {
         appended_after.push_back(token_count());
+        if (answers.empty()) answers.resize(1);
+        answers[0].text += input->text;
         appended.push_back(std::move(*input));
       } else {
         auto& end = std::get<FinishedEvent>(event);
