@@ -18,6 +18,7 @@ namespace gma {
 namespace {
 
 constexpr size_t kMaxIdle = 8;
+constexpr size_t kReadBytes = size_t{256} << 10;
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(50);
 constexpr absl::Duration kLastBackoff = absl::Seconds(2);
 
@@ -44,7 +45,7 @@ absl::Status ErrorOf(absl::string_view text) {
 void RedisReplyDeleter::operator()(redisReply* reply) const { freeReplyObject(reply); }
 
 RedisConnection::RedisConnection(redisContext* context, const Clock& clock)
-    : context_(context), clock_(clock) {}
+    : context_(context), clock_(clock), buffer_(kReadBytes) {}
 
 RedisConnection::~RedisConnection() { redisFree(context_); }
 
@@ -144,8 +145,15 @@ absl::StatusOr<RedisReply> RedisConnection::Receive(absl::Duration deadline) {
     }
     if (reply != nullptr) return RedisReply(static_cast<redisReply*>(reply));
     GMA_RETURN_IF_ERROR(WaitFor(POLLIN, deadline));
-    if (redisBufferRead(context_) != REDIS_OK) {
-      return Unavailable(absl::StrCat("receive: ", context_->errstr));
+    // Read here and not by hiredis, whose pieces of 16 KiB are small for a snapshot.
+    const ssize_t got = recv(context_->fd, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
+    if (got == 0) return Unavailable("receive: the server closed the connection");
+    if (got < 0) {
+      if (errno == EINTR || errno == EAGAIN) continue;
+      return Unavailable(absl::StrCat("receive: ", strerror(errno)));
+    }
+    if (redisReaderFeed(context_->reader, buffer_.data(), static_cast<size_t>(got)) != REDIS_OK) {
+      return absl::InternalError(absl::StrCat("redis: ", context_->reader->errstr));
     }
   }
 }
@@ -193,10 +201,18 @@ void RedisClient::GiveBack(std::unique_ptr<RedisConnection> connection) {
   if (connection->usable() && idle_.size() < kMaxIdle) idle_.push_back(std::move(connection));
 }
 
+absl::StatusOr<RedisReply> RedisClient::Call(const std::vector<std::string_view>& words,
+                                             absl::Duration deadline) {
+  GMA_ASSIGN_OR_RETURN(std::unique_ptr<RedisConnection> connection, Take(deadline));
+  absl::StatusOr<RedisReply> reply = connection->Call(words, deadline);
+  GiveBack(std::move(connection));
+  return reply;
+}
+
 absl::StatusOr<RedisReply> RedisClient::Run(RedisScript& script,
                                             const std::vector<std::string>& keys,
-                                            const std::vector<std::string_view>& arguments) {
-  const absl::Duration deadline = clock_.Monotonic() + timeout_;
+                                            const std::vector<std::string_view>& arguments,
+                                            absl::Duration deadline) {
   GMA_ASSIGN_OR_RETURN(std::unique_ptr<RedisConnection> connection, Take(deadline));
   const std::string key_count = absl::StrCat(keys.size());
   absl::StatusOr<RedisReply> reply;

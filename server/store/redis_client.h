@@ -63,6 +63,7 @@ class RedisConnection {
 
   redisContext* const context_;
   const Clock& clock_;
+  std::vector<char> buffer_;  // for what arrives
   bool broken_ = false;
 };
 
@@ -86,18 +87,24 @@ class RedisScript {
   std::string digest_ ABSL_GUARDED_BY(mutex_);  // empty until it was loaded
 };
 
-// ERRORS of Run: kUnavailable when there is no answer within the timeout, or none is possible now
-// (loading, read-only replica); kResourceExhausted when the server is out of memory; kInternal for
-// any other complaint, and for replies that are none.
-// THREADS: any; each call has a connection of its own while it runs.
+// ERRORS of Call and Run: kUnavailable when there is no answer within the timeout, or none is
+// possible now (loading, read-only replica); kResourceExhausted when the server is out of memory;
+// kInternal for any other complaint, and for replies that are none. THREADS: any; each call has a
+// connection of its own while it runs.
 class RedisClient {
  public:
-  // Connects at the first call. `timeout` is over all of a call: connecting, sending, the reply.
+  // Connects at the first call. `timeout` is over all of a call: connecting, sending, replies.
   // Looking up a host's name is the one thing that keeps to the resolver's time instead.
   RedisClient(RedisAddress address, absl::Duration timeout);
 
+  // For all that a call of the store asks of the server, from now on.
+  absl::Duration Deadline() const { return clock_.Monotonic() + timeout_; }
+
+  absl::StatusOr<RedisReply> Call(const std::vector<std::string_view>& words,
+                                  absl::Duration deadline);
   absl::StatusOr<RedisReply> Run(RedisScript& script, const std::vector<std::string>& keys,
-                                 const std::vector<std::string_view>& arguments);
+                                 const std::vector<std::string_view>& arguments,
+                                 absl::Duration deadline);
 
  private:
   absl::StatusOr<std::unique_ptr<RedisConnection>> Take(absl::Duration deadline);

@@ -3,11 +3,12 @@
 #include <hiredis/hiredis.h>
 
 #include <algorithm>
-#include <limits>
+#include <random>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "server/store/redis_scripts.h"
 #include "server/store/store_key.h"
@@ -22,6 +23,9 @@ constexpr absl::Duration kRemovedTime = absl::Hours(24);
 // Content outlives the moment at which any server calls it expired: twice kClockSkew.
 constexpr absl::Duration kContentSlack = absl::Seconds(120);
 
+// What a snapshot has to be made the present one.
+constexpr absl::Duration kStagedTime = absl::Seconds(60);
+
 std::string Micros(absl::Duration time) { return absl::StrCat(absl::ToInt64Microseconds(time)); }
 std::string Micros(absl::Time time) { return absl::StrCat(absl::ToUnixMicros(time)); }
 std::string Millis(absl::Duration time) { return absl::StrCat(absl::ToInt64Milliseconds(time)); }
@@ -31,7 +35,14 @@ std::string Prefix(std::string_view owner) {
 }
 std::vector<std::string> KeysOf(const StoreKey& key) {
   const std::string prefix = Prefix(key.owner), hash = prefix + key.id;
-  return {hash, hash + ":snapshot", hash + ":journal", prefix + "index"};
+  return {hash, hash + ":journal", prefix + "index"};
+}
+
+// A name that no other snapshot has, on any server.
+std::string NewName() {
+  thread_local std::mt19937_64 random(std::random_device{}());
+  return absl::StrCat("snapshot.", absl::Hex(random(), absl::kZeroPad16),
+                      absl::Hex(absl::GetCurrentTimeNanos(), absl::kZeroPad16));
 }
 
 absl::Status Unexpected() {
@@ -99,46 +110,73 @@ absl::StatusOr<std::unique_ptr<RedisStore>> RedisStore::Create(const RedisStoreO
 
 absl::StatusOr<StoredSession> RedisStore::Claim(const StoreKey& key) {
   GMA_RETURN_IF_ERROR(CheckStoreKey(key));
+  const absl::Duration deadline = client_.Deadline();
+  const std::vector<std::string> keys = KeysOf(key);
   GMA_ASSIGN_OR_RETURN(const RedisReply reply,
-                       client_.Run(claim_, KeysOf(key),
+                       client_.Run(claim_, keys,
                                    {Micros(clock_.Now()), Micros(kClockSkew),
-                                    Millis(kTombstoneTime), Millis(kContentSlack), key.id}));
+                                    Millis(kTombstoneTime), Millis(kContentSlack), key.id},
+                                   deadline));
   GMA_ASSIGN_OR_RETURN(const std::vector<std::string_view> words, Words(*reply));
   GMA_RETURN_IF_ERROR(Verdict(key, 0, words));
   if (words.size() < 3) return Unexpected();
   GMA_ASSIGN_OR_RETURN(const int64_t epoch, Number(words[1]));
   StoredSession session;
   session.epoch = static_cast<uint64_t>(epoch);
-  session.snapshot = std::string(words[2]);
   session.journal.assign(words.begin() + 3, words.end());
+  if (words[2].empty()) return session;
+
+  // Nobody writes under an older epoch any more, and under a newer one the name would be another.
+  const std::string blob = absl::StrCat(keys[0], ":", std::string(words[2]));
+  GMA_ASSIGN_OR_RETURN(const RedisReply snapshot, client_.Call({"GET", blob}, deadline));
+  if (snapshot->type == REDIS_REPLY_NIL) {
+    return absl::UnavailableError(
+        absl::StrCat("redis: session ", key.id, " was claimed and written by another server"));
+  }
+  if (snapshot->type != REDIS_REPLY_STRING) return Unexpected();
+  session.snapshot.assign(snapshot->str, static_cast<size_t>(snapshot->len));
   return session;
 }
 
 absl::Status RedisStore::Write(RedisScript& script, const StoreKey& key, uint64_t epoch,
-                               absl::Duration ttl, std::string_view bytes) {
-  GMA_RETURN_IF_ERROR(CheckStoreWrite(key, epoch));
-  ttl = std::min(ttl, kMaxTtl);
-  const absl::Duration remembered = &script == &remove_ ? kRemovedTime : ttl + kTombstoneTime;
+                               const std::vector<std::string_view>& arguments,
+                               absl::Duration deadline) {
   GMA_ASSIGN_OR_RETURN(const RedisReply reply,
-                       client_.Run(script, KeysOf(key),
-                                   {absl::StrCat(epoch), Micros(clock_.Now()), Micros(ttl), key.id,
-                                    bytes, Millis(remembered), Millis(ttl + kContentSlack)}));
+                       client_.Run(script, KeysOf(key), arguments, deadline));
   GMA_ASSIGN_OR_RETURN(const std::vector<std::string_view> words, Words(*reply));
   return Verdict(key, epoch, words);
 }
 
 absl::Status RedisStore::PutSnapshot(const StoreKey& key, uint64_t epoch, absl::Duration ttl,
                                      std::string_view snapshot) {
-  return Write(put_, key, epoch, ttl, snapshot);
+  GMA_RETURN_IF_ERROR(CheckStoreWrite(key, epoch));
+  const absl::Duration deadline = client_.Deadline();
+  ttl = std::min(ttl, kMaxTtl);
+  const std::string name = NewName();
+  const std::string blob = absl::StrCat(KeysOf(key)[0], ":", name);
+  GMA_RETURN_IF_ERROR(
+      client_.Call({"SET", blob, snapshot, "PX", Millis(kStagedTime)}, deadline).status());
+  return Write(
+      put_, key, epoch,
+      {absl::StrCat(epoch), Micros(clock_.Now()), Micros(ttl), key.id, Millis(ttl + kTombstoneTime),
+       Millis(ttl + kContentSlack), name, absl::StrCat(snapshot.size())},
+      deadline);
 }
 
 absl::Status RedisStore::Append(const StoreKey& key, uint64_t epoch, absl::Duration ttl,
                                 std::string_view record, bool /*sync*/) {
-  return Write(append_, key, epoch, ttl, record);
+  GMA_RETURN_IF_ERROR(CheckStoreWrite(key, epoch));
+  ttl = std::min(ttl, kMaxTtl);
+  return Write(append_, key, epoch,
+               {absl::StrCat(epoch), Micros(clock_.Now()), Micros(ttl), key.id,
+                Millis(ttl + kTombstoneTime), Millis(ttl + kContentSlack), record},
+               client_.Deadline());
 }
 
 absl::Status RedisStore::Remove(const StoreKey& key, uint64_t epoch) {
-  return Write(remove_, key, epoch, absl::ZeroDuration(), "");
+  GMA_RETURN_IF_ERROR(CheckStoreWrite(key, epoch));
+  return Write(remove_, key, epoch, {absl::StrCat(epoch), key.id, Millis(kRemovedTime)},
+               client_.Deadline());
 }
 
 absl::StatusOr<std::vector<StoredEntry>> RedisStore::List(std::string_view owner,
@@ -147,7 +185,8 @@ absl::StatusOr<std::vector<StoredEntry>> RedisStore::List(std::string_view owner
   GMA_ASSIGN_OR_RETURN(const RedisReply reply,
                        client_.Run(list_, {Prefix(owner) + "index"},
                                    {after, absl::StrCat(limit), Micros(clock_.Now()),
-                                    Micros(kClockSkew), Prefix(owner)}));
+                                    Micros(kClockSkew), Prefix(owner)},
+                                   client_.Deadline()));
   GMA_ASSIGN_OR_RETURN(const std::vector<std::string_view> words, Words(*reply));
   if (words[0] != "ok" || words.size() % 4 != 1) return Unexpected();
   std::vector<StoredEntry> sessions;

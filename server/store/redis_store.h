@@ -1,10 +1,12 @@
 // Sealed sessions in Redis 7, for several servers at once. The keys of a session:
-//   gma:{<owner>}:<id>           hash: epoch, generation, ttl and saved_at (microseconds), sizes
-//   gma:{<owner>}:<id>:snapshot  the sealed snapshot
-//   gma:{<owner>}:<id>:journal   list of the sealed records since
-//   gma:{<owner>}:index          sorted set of the owner's ids
-// Each call is one script, so it happens as a whole or not at all, and the epoch is compared where
-// it is written. The hash outlives the content by a week, as the tombstone of an expired session.
+//   gma:{<owner>}:<id>          hash: epoch, ttl and saved_at (microseconds), sizes, and which
+//                               snapshot is the present one
+//   gma:{<owner>}:<id>:<name>   a sealed snapshot, never written twice
+//   gma:{<owner>}:<id>:journal  list of the sealed records since
+//   gma:{<owner>}:index         sorted set of the owner's ids
+// Each call is decided by one script, so it happens as a whole or not at all, and the epoch is
+// compared where it is written. The hash outlives the content by a week, as the tombstone of an
+// expired session.
 // Redis must not evict (maxmemory-policy noeviction): content that is missing is kDataLoss.
 #ifndef GMA_SERVER_STORE_REDIS_STORE_H_
 #define GMA_SERVER_STORE_REDIS_STORE_H_
@@ -52,8 +54,8 @@ class RedisStore final : public SessionStore {
 
  private:
   RedisStore(RedisAddress address, absl::Duration timeout, const Clock& clock);
-  absl::Status Write(RedisScript& script, const StoreKey& key, uint64_t epoch, absl::Duration ttl,
-                     std::string_view bytes);
+  absl::Status Write(RedisScript& script, const StoreKey& key, uint64_t epoch,
+                     const std::vector<std::string_view>& arguments, absl::Duration deadline);
 
   const Clock& clock_;
   RedisClient client_;

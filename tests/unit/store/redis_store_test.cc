@@ -39,8 +39,9 @@ constexpr absl::Duration kTimeout = absl::Milliseconds(300);
 
 const auto kUnavailable = StatusIs(absl::StatusCode::kUnavailable, HasSubstr("redis: "));
 
-std::unique_ptr<RedisStore> Connect(const std::string& address, const Clock& clock) {
-  auto store = RedisStore::Create({address, kTimeout}, clock);
+std::unique_ptr<RedisStore> Connect(const std::string& address, const Clock& clock,
+                                    absl::Duration timeout = kTimeout) {
+  auto store = RedisStore::Create({address, timeout}, clock);
   GMA_CHECK(store.ok());
   return *std::move(store);
 }
@@ -70,6 +71,10 @@ class RedisStoreTest : public ::testing::Test {
   }
   std::string Hash(const StoreKey& key) const {
     return absl::StrCat("gma:{", key.owner, "}:", key.id);
+  }
+  // The key of the present snapshot.
+  std::string Blob(const StoreKey& key) const {
+    return absl::StrCat(Hash(key), ":", server_->Command({"HGET", Hash(key), "snapshot"}));
   }
 
   RealClock clock_;
@@ -147,10 +152,11 @@ TEST_F(RedisStoreTest, AReadOnlyReplicaIsUnavailable) {
 
 TEST_F(RedisStoreTest, AKeyOfAWrongTypeIsAnErrorAndNoCrash) {
   const std::string hash = Hash(SomeKey());
-  for (const std::string& key : {hash, hash + ":snapshot", hash + ":journal",
-                                 absl::StrCat("gma:{", SomeKey().owner, "}:index")}) {
+  for (std::string key : {hash, std::string(), hash + ":journal",
+                          absl::StrCat("gma:{", SomeKey().owner, "}:index")}) {
     server_->Command({"FLUSHALL"});
     ASSERT_THAT(store_->PutSnapshot(SomeKey(), 1, kTtl, "x"), IsOk());
+    if (key.empty()) key = Blob(SomeKey());
     server_->Command({"DEL", key});
     server_->Command({"XADD", key, "*", "a", "b"});
     int errors = 0;
@@ -164,7 +170,7 @@ TEST_F(RedisStoreTest, AKeyOfAWrongTypeIsAnErrorAndNoCrash) {
 }
 
 TEST_F(RedisStoreTest, GarbageInTheFieldsIsAnErrorAndNoCrash) {
-  for (const char* field : {"epoch", "saved_at", "ttl", "generation", "records", "gone",
+  for (const char* field : {"epoch", "saved_at", "ttl", "snapshot", "records", "gone",
                             "snapshot_bytes", "journal_bytes"}) {
     for (const char* garbage : {"", "x", "-5", "1e400", "nan", "99999999999999999999", "\xff"}) {
       server_->Command({"FLUSHALL"});
@@ -182,10 +188,10 @@ TEST_F(RedisStoreTest, GarbageInTheFieldsIsAnErrorAndNoCrash) {
 }
 
 TEST_F(RedisStoreTest, ContentThatIsMissingIsLossAndNotAnEmptySession) {
-  for (const char* part : {":snapshot", ":journal"}) {
+  for (const bool snapshot : {true, false}) {
     ASSERT_THAT(store_->PutSnapshot(SomeKey(), 1, kTtl, "x"), IsOk());
     ASSERT_THAT(store_->Append(SomeKey(), 1, kTtl, "y", true), IsOk());
-    server_->Command({"DEL", Hash(SomeKey()) + part});
+    server_->Command({"DEL", snapshot ? Blob(SomeKey()) : Hash(SomeKey()) + ":journal"});
     const auto lost = StatusIs(absl::StatusCode::kDataLoss, HasSubstr("missing in redis"));
     EXPECT_THAT(store_->Claim(SomeKey()), lost);
     EXPECT_THAT(store_->Append(SomeKey(), 1, kTtl, "z", true), lost);
@@ -194,7 +200,7 @@ TEST_F(RedisStoreTest, ContentThatIsMissingIsLossAndNotAnEmptySession) {
 
 TEST_F(RedisStoreTest, AFlippedBitInTheBlobPassesThroughToTheSeal) {
   ASSERT_THAT(store_->PutSnapshot(SomeKey(), 1, kTtl, "abc"), IsOk());
-  server_->Command({"SETRANGE", Hash(SomeKey()) + ":snapshot", "1", "c"});
+  server_->Command({"SETRANGE", Blob(SomeKey()), "1", "c"});
   GMA_ASSERT_OK_AND_ASSIGN(const StoredSession session, store_->Claim(SomeKey()));
   EXPECT_EQ(session.snapshot, "acc");
 }
@@ -210,6 +216,17 @@ TEST_F(RedisStoreTest, WhoSleptThroughARemovalCannotBringTheSessionBack) {
   EXPECT_THAT(store_->Claim(SomeKey()), StatusIs(absl::StatusCode::kNotFound, HasSubstr("no")));
 }
 
+TEST_F(RedisStoreTest, NoSnapshotOutlivesTheNext) {
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_THAT(store_->PutSnapshot(SomeKey(), 2, kTtl, "x"), IsOk());
+    ASSERT_THAT(store_->Append(SomeKey(), 2, kTtl, "y", true), IsOk());
+    EXPECT_EQ(store_->PutSnapshot(SomeKey(), 1, kTtl, "stale").code(), absl::StatusCode::kAborted);
+    EXPECT_EQ(server_->Command({"DBSIZE"}), "4");  // hash, snapshot, journal, index
+  }
+  ASSERT_THAT(store_->Remove(SomeKey(), 2), IsOk());
+  EXPECT_EQ(server_->Command({"DBSIZE"}), "1");  // the hash with the epoch
+}
+
 TEST_F(RedisStoreTest, KeysExpireContentFirst) {
   ASSERT_THAT(store_->PutSnapshot(SomeKey(), 1, kTtl, "x"), IsOk());
   ASSERT_THAT(store_->Append(SomeKey(), 1, kTtl, "y", true), IsOk());
@@ -217,7 +234,7 @@ TEST_F(RedisStoreTest, KeysExpireContentFirst) {
     return absl::Milliseconds(std::stoll(server_->Command({"PTTL", key})));
   };
   const std::string hash = Hash(SomeKey());
-  for (const std::string& key : {hash + ":snapshot", hash + ":journal"}) {
+  for (const std::string& key : {Blob(SomeKey()), hash + ":journal"}) {
     EXPECT_GT(life(key), kTtl + absl::Minutes(1));
     EXPECT_LE(life(key), kTtl + absl::Minutes(2));
   }
@@ -345,7 +362,7 @@ TEST(RedisLiesTest, AnyAnswerIsAnErrorInTimeAndNoCrash) {
         digest + "*2\r\n$6\r\nfenced\r\n$2\r\n-1\r\n",
         digest + "*1\r\n$-1\r\n"}) {
     const LyingServer server(answer, false, false);
-    EXPECT_FALSE(Connect(server.address(), clock)->Claim(SomeKey()).ok()) << answer;
+    EXPECT_FALSE(Connect(server.address(), clock, kTimeout / 3)->Claim(SomeKey()).ok()) << answer;
   }
 }
 
