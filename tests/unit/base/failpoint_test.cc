@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -61,6 +62,29 @@ TEST_F(FailpointTest, MalformedPointsAreRefusedByName) {
                 StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("failpoint action")))
         << text;
   }
+}
+
+// Not a test: what the child of the next one runs.
+TEST_F(FailpointTest, DISABLED_ReachAPoint) { EXPECT_EQ(GMA_FAILPOINT("here"), EIO); }
+
+TEST_F(FailpointTest, AProcessTakesItsPointsFromTheEnvironment) {
+  const auto run = [](const char* points) {
+    const pid_t child = fork();
+    if (child == 0) {
+      setenv("GMA_FAILPOINTS", points, 1);
+      execl("/proc/self/exe", "base_test", "--gtest_filter=*DISABLED_ReachAPoint",
+            "--gtest_also_run_disabled_tests", "--gtest_brief=1", nullptr);
+      _exit(127);
+    }
+    int status = 0;
+    EXPECT_EQ(waitpid(child, &status, 0), child);
+    return status;
+  };
+  EXPECT_EQ(run("there=EROFS;here=EIO"), 0);
+  const int crashed = run("here=crash");
+  EXPECT_TRUE(WIFSIGNALED(crashed) && WTERMSIG(crashed) == SIGKILL) << crashed;
+  const int malformed = run("here=EWHATEVER");
+  EXPECT_TRUE(WIFEXITED(malformed) && WEXITSTATUS(malformed) == 2) << malformed;
 }
 
 }  // namespace

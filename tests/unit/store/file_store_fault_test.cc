@@ -3,11 +3,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
@@ -203,6 +205,31 @@ TEST_F(FileStoreFaultTest, AFailureAnywhereIsSaidAndLeavesAWholeState) {
                     (after == change.after && (status.ok() || durable_or_not)))
             << what << " " << status << ": " << after.journal.size() << " records";
       }
+    }
+  }
+}
+
+// What is durable on return was synced, and so was the name of what is new.
+TEST_F(FileStoreFaultTest, NoStepOfAChangeIsLeftOut) {
+  const std::vector<std::pair<std::string, std::vector<std::string>>> steps = {
+      {"put", {"open", "mkdir", "write", "sync", "rename", "sync_directory"}},
+      {"put the first", {"open", "mkdir", "write", "sync", "rename", "sync_directory"}},
+      {"append", {"mkdir", "write", "sync"}},
+      {"append the first", {"open", "mkdir", "write", "sync", "sync_directory"}},
+      {"remove", {"unlink", "sync_directory"}}};
+  const std::vector<Change> changes = Changes();
+  for (const auto& [name, points] : steps) {
+    const auto change = std::find_if(changes.begin(), changes.end(),
+                                     [&name](const Change& c) { return c.name == name; });
+    for (const std::string& point : points) {
+      TempDir directory;
+      auto store = Open(directory.path());
+      ASSERT_NO_FATAL_FAILURE(Prepare(*store, *change));
+      ASSERT_THAT(SetFailpoints(absl::StrCat("store.", point, "=EIO")), IsOk());
+      EXPECT_THAT(change->make(*store),
+                  StatusIs(absl::StatusCode::kInternal, HasSubstr("Input/output error")))
+          << name << " " << point;
+      ClearFailpoints();
     }
   }
 }
