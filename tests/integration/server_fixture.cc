@@ -32,6 +32,10 @@ TestServer::TestServer(TestServerOptions options)
       RpcServer::Start({.listen = {"127.0.0.1", 0},
                         .tls = std::nullopt,
                         .api_keys = options_.api_keys.has_value() ? &*options_.api_keys : nullptr,
+                        .snapshots = {.key = StateKey::Random(),
+                                      .fingerprint = model_.fingerprint,
+                                      .layout = decoder_.state_layout(),
+                                      .vocab_size = kFakeVocab},
                         .heartbeat = options_.heartbeat},
                        *engine_, model_, clock_, *metrics_);
   GMA_CHECK(rpc.ok());
@@ -65,19 +69,27 @@ v1::GenerateRequest GreedyRequest(const std::vector<int32_t>& prompt, int64_t ma
 
 namespace {
 
-// Takes one event of either kind of stream; `expected` is the number it must have.
+// Takes one event of either kind of stream; `expected` is the number it must have, 0 any.
 template <typename Response>
 void TakeEvent(const Response& event, uint64_t& expected, ReadAnswer& answer) {
   ++answer.messages;
-  answer.sequence_ok = answer.sequence_ok && event.sequence() == expected;
+  if (event.has_heartbeat()) {
+    ++answer.heartbeats;
+    answer.sequence_ok = answer.sequence_ok && event.sequence() == 0;
+    return;
+  }
+  answer.sequence_ok =
+      answer.sequence_ok && (expected == 0 || event.sequence() == expected) && event.sequence() > 0;
+  if (answer.first_sequence == 0) answer.first_sequence = event.sequence();
   expected = event.sequence() + 1;
   if (event.has_started()) {
     answer.started = event.started();
   } else if (event.has_finished()) {
     answer.finished = event.finished();
     answer.text += event.finished().text();
-  } else if (event.has_heartbeat()) {
-    ++answer.heartbeats;
+  } else if (event.has_appended()) {
+    answer.appended.push_back(event.appended());
+    answer.appended_after.push_back(answer.tokens.size());
   } else if (event.has_tokens()) {
     for (const v1::Token& token : event.tokens().tokens()) {
       answer.tokens.push_back(token.id());
@@ -85,19 +97,32 @@ void TakeEvent(const Response& event, uint64_t& expected, ReadAnswer& answer) {
     }
     expected = event.sequence() + event.tokens().tokens_size();
   }
+  answer.last_sequence = expected - 1;
 }
 
 }  // namespace
 
+ReadAnswer ReadToEnd(grpc::ClientReader<v1::GenerateResponse>& reader, uint64_t expected) {
+  ReadAnswer answer;
+  v1::GenerateResponse event;
+  while (reader.Read(&event)) TakeEvent(event, expected, answer);
+  answer.status = reader.Finish();
+  return answer;
+}
+
 ReadAnswer Generate(v1::Generation::Stub& stub, const v1::GenerateRequest& request,
                     grpc::ClientContext& context) {
   const auto reader = stub.Generate(&context, request);
-  ReadAnswer answer;
-  v1::GenerateResponse event;
-  uint64_t expected = 1;
-  while (reader->Read(&event)) TakeEvent(event, expected, answer);
-  answer.status = reader->Finish();
-  return answer;
+  return ReadToEnd(*reader, request.session_id().empty() ? 1 : 0);
+}
+
+ReadAnswer Resume(v1::Generation::Stub& stub, const std::string& session_id, uint64_t after) {
+  grpc::ClientContext context;
+  v1::ResumeRequest request;
+  request.set_session_id(session_id);
+  request.set_after(after);
+  const auto reader = stub.Resume(&context, request);
+  return ReadToEnd(*reader, after + 1);
 }
 
 ReadAnswer Generate(v1::Generation::Stub& stub, const v1::GenerateRequest& request) {
@@ -160,7 +185,6 @@ ReadAnswer SessionClient::ReadTurn() {
   v1::SessionResponse event;
   uint64_t expected = 0;
   while (!answer.finished.has_value() && Read(event)) {
-    if (expected == 0) expected = event.sequence();
     EXPECT_FALSE(event.has_error()) << event.error().message();
     if (event.has_error()) break;
     TakeEvent(event, expected, answer);

@@ -72,11 +72,16 @@ struct ReadAnswer {
   std::optional<v1::Started> started;
   std::optional<v1::Finished> finished;
   int heartbeats = 0, messages = 0;
+  std::vector<v1::Appended> appended;
+  std::vector<size_t> appended_after;  // tokens before each of those
+  uint64_t first_sequence = 0, last_sequence = 0;
   bool sequence_ok = true;
   grpc::Status status;
 };
 
-// Reads a Generate stream of one candidate to its end.
+// Reads a stream of one candidate to its end. `expected`: number of its first event; 0: any.
+ReadAnswer ReadToEnd(grpc::ClientReader<v1::GenerateResponse>& reader, uint64_t expected);
+ReadAnswer Resume(v1::Generation::Stub& stub, const std::string& session_id, uint64_t after);
 ReadAnswer Generate(v1::Generation::Stub& stub, const v1::GenerateRequest& request,
                     grpc::ClientContext& context);
 ReadAnswer Generate(v1::Generation::Stub& stub, const v1::GenerateRequest& request);

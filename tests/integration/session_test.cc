@@ -151,15 +151,15 @@ TEST_F(SessionTest, CommandsThatCannotBeTakenLeaveTheSessionAsItWas) {
   v1::SessionResponse response;
   while (client.Read(response) && !response.has_tokens()) {
   }
-  v1::SessionRequest append = Command(30);
-  *append.mutable_append()->mutable_input() = GreedyRequest({7}, 1).input();
+  v1::SessionRequest generate = Command(30);
+  *generate.mutable_generate()->mutable_input() = GreedyRequest({7}, 1).input();
   v1::SessionRequest credit = Command(31);
   credit.mutable_credit()->set_tokens(0);  // out of range
   v1::SessionRequest nothing = Command(32);
   v1::SessionRequest reopen = Command(33);
   reopen.mutable_open();
   const std::vector<std::pair<v1::SessionRequest, grpc::StatusCode>> commands = {
-      {append, grpc::StatusCode::FAILED_PRECONDITION},
+      {generate, grpc::StatusCode::FAILED_PRECONDITION},
       {credit, grpc::StatusCode::INVALID_ARGUMENT},
       {nothing, grpc::StatusCode::INVALID_ARGUMENT},
       {reopen, grpc::StatusCode::FAILED_PRECONDITION}};
