@@ -1,5 +1,6 @@
-// Rewind with the real tiny model and the cpu decoder: the bytes of the state row, and the tokens
-// that follow, are those of a session that read the kept tokens alone.
+// Rewind, fork and input while generating, with the real tiny models and the cpu decoder: the bytes
+// of the state row, and the tokens that follow, are those of a session that read the same tokens in
+// one pass.
 #include <memory>
 #include <optional>
 #include <string>
@@ -166,6 +167,71 @@ TEST_P(PastModelTest, AForkHasTheBytesOfItsSource) {
   ASSERT_NE(fork_row, row);
   EXPECT_EQ(Say(id, {9}, 20), said);
   EXPECT_TRUE(decoder_->BytesOf(row) == decoder_->BytesOf(fork_row));
+}
+
+TEST_P(PastModelTest, InputThatEntersAnAnswerLeavesTheBytesOfOnePass) {
+  const SessionId id = Open();
+  GenerateSpec spec;
+  spec.owner = "a";
+  spec.session = id;
+  spec.input.tokens = {5, 6, 7};
+  spec.sampling.seed = 3;
+  spec.stop.max_tokens = 90;
+  spec.stop.ignore_eos = true;
+  GMA_ASSERT_OK_AND_ASSIGN(const std::shared_ptr<TokenStream> stream,
+                           engine_->Generate(spec, nullptr));
+  std::vector<int32_t> all = spec.input.tokens;
+  struct Segment {
+    size_t begin;  // of what was drawn, in `all`
+    std::vector<int32_t> drawn;
+  };
+  std::vector<Segment> segments = {{all.size(), {}}};
+  std::vector<std::vector<int32_t>> inputs;
+  std::vector<StreamEvent> events;
+  while (!stream->TakeAll(events)) {
+    for (const StreamEvent& event : events) {
+      if (const auto* token = std::get_if<TokenEvent>(&event)) {
+        all.push_back(token->sampled.token);
+        segments.back().drawn.push_back(token->sampled.token);
+      } else if (std::holds_alternative<AppendedEvent>(event)) {
+        const std::vector<int32_t>& input = inputs[segments.size() - 1];
+        all.insert(all.end(), input.begin(), input.end());
+        segments.push_back({all.size(), {}});
+      }
+    }
+    // From one token to more than a step can take.
+    if (segments.size() == inputs.size() + 1 && segments.back().drawn.size() == 17 &&
+        inputs.size() < 4) {
+      inputs.emplace_back(1 + 20 * inputs.size(), static_cast<int32_t>(30 + inputs.size()));
+      AppendSpec append{.owner = "a", .session = id, .input = {}};
+      append.input.tokens = inputs.back();
+      append.turn = stream;
+      engine_->Append(append, [](const absl::StatusOr<SessionSnapshotInfo>& info) {
+        ASSERT_THAT(info, IsOk());
+        EXPECT_TRUE(info->entered_turn);
+      });
+    }
+    engine_->Tick();
+  }
+  for (const StreamEvent& event : events) {
+    if (const auto* token = std::get_if<TokenEvent>(&event)) {
+      all.push_back(token->sampled.token);
+      segments.back().drawn.push_back(token->sampled.token);
+    }
+  }
+  ASSERT_EQ(segments.size(), 5u);
+  const int32_t row = decoder_->last_row();
+  for (const Segment& segment : segments) {
+    const SessionId fresh = Open();
+    Feed(fresh, {all.begin(), all.begin() + static_cast<ptrdiff_t>(segment.begin)});
+    EXPECT_EQ(Say(fresh, {}, static_cast<int64_t>(segment.drawn.size())), segment.drawn);
+    Ask<SessionSnapshotInfo>([&](auto done) { engine_->Close("a", fresh, std::move(done)); });
+  }
+  const SessionId fresh = Open();
+  const int32_t fresh_row = Feed(fresh, all);
+  ASSERT_NE(fresh_row, row);
+  EXPECT_TRUE(decoder_->BytesOf(row) == decoder_->BytesOf(fresh_row));
+  EXPECT_EQ(Say(id, {7, 8}, 12), Say(fresh, {7, 8}, 12));
 }
 
 INSTANTIATE_TEST_SUITE_P(Tiny, PastModelTest,
