@@ -104,7 +104,7 @@ void EngineCore::EndAll() {
       Fail(request, status);
     }
   }
-  for (const Replay& replay : std::exchange(replays_, {})) replay.stream->Close(status);
+  replays_.CloseAll(status);
   SweepEnded();
   UpdateGauges();
   metrics_.FlushBatches();

@@ -21,14 +21,12 @@
 #include "server/engine/engine_shared.h"
 #include "server/engine/request.h"
 #include "server/engine/turn_history.h"
+#include "server/engine/turn_replays.h"
 #include "server/metrics/metrics.h"
 #include "server/scheduler/scheduler.h"
 #include "server/session/session_table.h"
 
 namespace gma {
-
-// The session's events are fewer than its reader has seen (kDataLoss).
-absl::Status StateTooOldError(int64_t after, int64_t last);
 
 // THREADS: one at a time; the engine's thread, or whoever calls Engine::Tick.
 class EngineCore {
@@ -50,26 +48,6 @@ class EngineCore {
   const StatePool& pool() const { return *pool_; }
 
  private:
-  // One row of the step that is being run.
-  struct StepPart {
-    Request* request;
-    Candidate* candidate;
-    int32_t tokens = 0;
-    bool wants_logits = false;
-  };
-  // Turns of a session that has an active one.
-  struct SessionTurns {
-    Request* active;
-    std::deque<Request*> waiting;
-  };
-  // A reader that gets the rest of a turn that is over.
-  struct Replay {
-    uint64_t session;  // number
-    std::shared_ptr<TokenStream> stream;
-    std::shared_ptr<const TurnHistory> history;
-    int64_t delivered;
-  };
-
   // engine_core.cc: messages, timers, gauges.
   void TakeMessages();
   void EndOverdue(absl::Duration now);
@@ -195,7 +173,7 @@ class EngineCore {
   absl::flat_hash_map<uint64_t, SessionTurns> turns_;  // by the session's number
   // Of the last turn of each session, by its number.
   absl::flat_hash_map<uint64_t, std::shared_ptr<TurnHistory>> histories_;
-  std::vector<Replay> replays_;
+  TurnReplays replays_;
   uint64_t next_turn_ = 1;
   bool ended_some_ = false;          // since the last sweep
   double mean_request_seconds_ = 1;  // moving average, for retry hints

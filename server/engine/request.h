@@ -106,6 +106,20 @@ struct Request {
   int32_t live = 0;  // candidates that have not ended
 };
 
+// One row of the step that is being run.
+struct StepPart {
+  Request* request;
+  Candidate* candidate;
+  int32_t tokens = 0;
+  bool wants_logits = false;
+};
+
+// Turns of a session that has an active one.
+struct SessionTurns {
+  Request* active;
+  std::deque<Request*> waiting;
+};
+
 }  // namespace gma
 
 #endif  // GMA_SERVER_ENGINE_REQUEST_H_

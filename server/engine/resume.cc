@@ -11,44 +11,6 @@
 #include "server/engine/engine_core.h"
 
 namespace gma {
-namespace {
-
-absl::Status GoneError(int64_t after, int64_t oldest) {
-  return absl::OutOfRangeError(absl::StrCat("after is ", after, ", and the oldest event kept is ",
-                                            oldest, ": those between are gone"));
-}
-
-// Gives `stream` the events after `delivered` as far as there is room, and the end of a turn that
-// is over. Returns whether the stream was closed.
-bool Deliver(TokenStream& stream, const TurnHistory& history, int64_t& delivered) {
-  if (delivered + 1 < history.first()) {
-    stream.Close(GoneError(delivered, history.first()));
-    return true;
-  }
-  while (delivered < history.last()) {
-    StreamEvent event = history.At(delivered + 1);
-    if (std::holds_alternative<TokenEvent>(event) && !stream.HasRoom(1)) return false;
-    ++delivered;
-    if (auto* finished = std::get_if<FinishedEvent>(&event)) {
-      stream.Finish(std::move(*finished));
-      return true;
-    }
-    stream.Push(std::move(event));
-  }
-  if (!history.end()) return false;
-  // A turn that was run again after a restart came to an end before what its reader has seen.
-  stream.Close(delivered > history.last() ? StateTooOldError(delivered, history.last())
-                                          : *history.end());
-  return true;
-}
-
-}  // namespace
-
-absl::Status StateTooOldError(int64_t after, int64_t last) {
-  return absl::DataLossError(
-      absl::StrCat("the session's state is older than what the client has acknowledged: after is ",
-                   after, ", and the session's last event is ", last));
-}
 
 void EngineCore::Record(Request& request, StreamEvent& event) {
   if (request.is_private()) return SetSequence(event, ++request.events);
@@ -80,10 +42,7 @@ void EngineCore::EndReader(Request& request, absl::Status status) {
   if (request.history != nullptr) request.history->End(std::move(status));
   const std::shared_ptr<TokenStream> stream = std::move(request.stream);
   if (stream == nullptr || Deliver(*stream, *request.history, request.delivered)) return;
-  replays_.push_back({.session = request.session->number(),
-                      .stream = stream,
-                      .history = request.history,
-                      .delivered = request.delivered});
+  replays_.Add(request.session->number(), stream, request.history, request.delivered);
 }
 
 void EngineCore::LoseReader(Request& request, const absl::Status& status) {
@@ -143,12 +102,7 @@ absl::Status EngineCore::ResumeTurn(Session& session, std::shared_ptr<TokenStrea
     metrics_.stream_resumes[ResumeLabel::kGone]->Increment();
     return GoneError(from, oldest);
   }
-  // The newer reader wins.
-  std::erase_if(replays_, [&](const Replay& replay) {
-    if (replay.session != session.number()) return false;
-    replay.stream->Close(TakenOverError());
-    return true;
-  });
+  replays_.TakeOver(session.number());  // the newer reader wins
   metrics_
       .stream_resumes[active != nullptr ? ResumeLabel::kLive
                       : from == last    ? ResumeLabel::kNothing
@@ -159,10 +113,7 @@ absl::Status EngineCore::ResumeTurn(Session& session, std::shared_ptr<TokenStrea
   } else if (history == nullptr) {
     stream->Close(absl::OkStatus());
   } else if (int64_t delivered = from; !Deliver(*stream, *history, delivered)) {
-    replays_.push_back({.session = session.number(),
-                        .stream = std::move(stream),
-                        .history = found->second,
-                        .delivered = delivered});
+    replays_.Add(session.number(), std::move(stream), found->second, delivered);
   }
   return absl::OkStatus();
 }
@@ -200,14 +151,7 @@ bool EngineCore::PumpReaders() {
   for (size_t i = 0; i < requests_.size(); ++i) {
     if (requests_[i]->begun()) some |= PumpReader(*requests_[i]);
   }
-  std::erase_if(replays_, [&](Replay& replay) {
-    if (replay.stream->cancelled()) return true;
-    const int64_t delivered = replay.delivered;
-    const bool over = Deliver(*replay.stream, *replay.history, replay.delivered);
-    some |= over || replay.delivered != delivered;
-    return over;
-  });
-  return some;
+  return replays_.Pump() || some;
 }
 
 absl::Status EngineCore::CheckAfter(const Request& request, const Session& session) {
