@@ -73,7 +73,7 @@ class EngineCore {
   Candidate MakeCandidate(const Request& request, int32_t index, Session* session);
 
   // resume.cc: events of turns, and their readers.
-  void OnMessage(ResumeMessage message);
+  void OnMessage(const ResumeMessage& message);
   // Numbers an event and keeps it; Emit also gives it to the reader, if that is its next one.
   static void Record(Request& request, StreamEvent& event);
   static void Emit(Request& request, StreamEvent event);

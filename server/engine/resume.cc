@@ -68,7 +68,7 @@ void EngineCore::Detach(Request& request) {
   if (!turns_[request.session->number()].waiting.empty()) Cancel(request, /*by_client=*/true);
 }
 
-void EngineCore::OnMessage(ResumeMessage message) {
+void EngineCore::OnMessage(const ResumeMessage& message) {
   if (message.stream->cancelled()) return message.stream->Close(absl::CancelledError());
   const ResumeSpec& spec = message.spec;
   absl::StatusOr<Session*> session = table_.Find(spec.owner, spec.session, clock_.Monotonic());

@@ -96,7 +96,7 @@ class PastModelTest : public ::testing::TestWithParam<const char*> {
       engine_->Rewind({.owner = "a", .session = id, .target = target}, std::move(done));
     });
   }
-  std::vector<int32_t> Say(const SessionId& id, std::vector<int32_t> prompt, int64_t count) {
+  static GenerateSpec Answer(const SessionId& id, std::vector<int32_t> prompt, int64_t count) {
     GenerateSpec spec;
     spec.owner = "a";
     spec.session = id;
@@ -104,7 +104,10 @@ class PastModelTest : public ::testing::TestWithParam<const char*> {
     spec.sampling.seed = 3;
     spec.stop.max_tokens = count;
     spec.stop.ignore_eos = true;
-    auto stream = engine_->Generate(std::move(spec), nullptr);
+    return spec;
+  }
+  std::vector<int32_t> Say(const SessionId& id, std::vector<int32_t> prompt, int64_t count) {
+    auto stream = engine_->Generate(Answer(id, std::move(prompt), count), nullptr);
     EXPECT_THAT(stream, IsOk());
     std::vector<int32_t> tokens;
     std::vector<StreamEvent> events;
@@ -169,42 +172,45 @@ TEST_P(PastModelTest, AForkHasTheBytesOfItsSource) {
   EXPECT_TRUE(decoder_->BytesOf(row) == decoder_->BytesOf(fork_row));
 }
 
-TEST_P(PastModelTest, InputThatEntersAnAnswerLeavesTheBytesOfOnePass) {
-  const SessionId id = Open();
-  GenerateSpec spec;
-  spec.owner = "a";
-  spec.session = id;
-  spec.input.tokens = {5, 6, 7};
-  spec.sampling.seed = 3;
-  spec.stop.max_tokens = 90;
-  spec.stop.ignore_eos = true;
-  GMA_ASSERT_OK_AND_ASSIGN(const std::shared_ptr<TokenStream> stream,
-                           engine_->Generate(spec, nullptr));
-  std::vector<int32_t> all = spec.input.tokens;
-  struct Segment {
-    size_t begin;  // of what was drawn, in `all`
+// An answer in parts, between which input entered it.
+struct Interleaved {
+  struct Part {
+    size_t begin;  // in `all`
     std::vector<int32_t> drawn;
   };
-  std::vector<Segment> segments = {{all.size(), {}}};
+  std::vector<int32_t> all;  // of the session
+  std::vector<Part> parts;
   std::vector<std::vector<int32_t>> inputs;
-  std::vector<StreamEvent> events;
-  while (!stream->TakeAll(events)) {
+
+  void Take(const std::vector<StreamEvent>& events) {
     for (const StreamEvent& event : events) {
       if (const auto* token = std::get_if<TokenEvent>(&event)) {
         all.push_back(token->sampled.token);
-        segments.back().drawn.push_back(token->sampled.token);
+        parts.back().drawn.push_back(token->sampled.token);
       } else if (std::holds_alternative<AppendedEvent>(event)) {
-        const std::vector<int32_t>& input = inputs[segments.size() - 1];
+        const std::vector<int32_t>& input = inputs.at(parts.size() - 1);
         all.insert(all.end(), input.begin(), input.end());
-        segments.push_back({all.size(), {}});
+        parts.push_back({all.size(), {}});
       }
     }
+  }
+};
+
+TEST_P(PastModelTest, InputThatEntersAnAnswerLeavesTheBytesOfOnePass) {
+  const SessionId id = Open();
+  GenerateSpec spec = Answer(id, {5, 6, 7}, 90);
+  Interleaved said = {.all = spec.input.tokens, .parts = {{3, {}}}, .inputs = {}};
+  GMA_ASSERT_OK_AND_ASSIGN(const std::shared_ptr<TokenStream> stream,
+                           engine_->Generate(std::move(spec), nullptr));
+  std::vector<StreamEvent> events;
+  while (!stream->TakeAll(events)) {
+    said.Take(events);
     // From one token to more than a step can take.
-    if (segments.size() == inputs.size() + 1 && segments.back().drawn.size() == 17 &&
-        inputs.size() < 4) {
-      inputs.emplace_back(1 + 20 * inputs.size(), static_cast<int32_t>(30 + inputs.size()));
+    const size_t inputs = said.inputs.size();
+    if (inputs < 4 && said.parts.size() == inputs + 1 && said.parts.back().drawn.size() == 17) {
+      said.inputs.emplace_back(1 + 20 * inputs, static_cast<int32_t>(30 + inputs));
       AppendSpec append{.owner = "a", .session = id, .input = {}};
-      append.input.tokens = inputs.back();
+      append.input.tokens = said.inputs.back();
       append.turn = stream;
       engine_->Append(append, [](const absl::StatusOr<SessionSnapshotInfo>& info) {
         ASSERT_THAT(info, IsOk());
@@ -213,22 +219,17 @@ TEST_P(PastModelTest, InputThatEntersAnAnswerLeavesTheBytesOfOnePass) {
     }
     engine_->Tick();
   }
-  for (const StreamEvent& event : events) {
-    if (const auto* token = std::get_if<TokenEvent>(&event)) {
-      all.push_back(token->sampled.token);
-      segments.back().drawn.push_back(token->sampled.token);
-    }
-  }
-  ASSERT_EQ(segments.size(), 5u);
+  said.Take(events);
+  ASSERT_EQ(said.parts.size(), 5u);
   const int32_t row = decoder_->last_row();
-  for (const Segment& segment : segments) {
+  for (const Interleaved::Part& part : said.parts) {
     const SessionId fresh = Open();
-    Feed(fresh, {all.begin(), all.begin() + static_cast<ptrdiff_t>(segment.begin)});
-    EXPECT_EQ(Say(fresh, {}, static_cast<int64_t>(segment.drawn.size())), segment.drawn);
+    Feed(fresh, {said.all.begin(), said.all.begin() + static_cast<ptrdiff_t>(part.begin)});
+    EXPECT_EQ(Say(fresh, {}, static_cast<int64_t>(part.drawn.size())), part.drawn);
     Ask<SessionSnapshotInfo>([&](auto done) { engine_->Close("a", fresh, std::move(done)); });
   }
   const SessionId fresh = Open();
-  const int32_t fresh_row = Feed(fresh, all);
+  const int32_t fresh_row = Feed(fresh, said.all);
   ASSERT_NE(fresh_row, row);
   EXPECT_TRUE(decoder_->BytesOf(row) == decoder_->BytesOf(fresh_row));
   EXPECT_EQ(Say(id, {7, 8}, 12), Say(fresh, {7, 8}, 12));

@@ -19,6 +19,8 @@ using ::testing::ElementsAre;
 using ::testing::Optional;
 using ::testing::SizeIs;
 
+// Input, and after how many tokens of an answer it enters.
+using Inputs = std::vector<std::pair<size_t, std::vector<int32_t>>>;
 using Answer = std::shared_ptr<std::optional<absl::StatusOr<SessionSnapshotInfo>>>;
 
 class DuplexTest : public EngineTest {
@@ -49,6 +51,13 @@ class DuplexTest : public EngineTest {
     engine->CancelAndAppend(std::move(spec), [answer](auto info) { *answer = std::move(info); });
     return answer;
   }
+  absl::StatusOr<SessionSnapshotInfo> Rewind(const SessionId& id, int64_t position) {
+    std::optional<absl::StatusOr<SessionSnapshotInfo>> rewound;
+    engine->Rewind({.owner = "alice", .session = id, .target = position},
+                   [&](auto info) { rewound = std::move(info); });
+    RunToIdle();
+    return *std::move(rewound);
+  }
   void ReadTokens(Reader& reader, size_t tokens) {
     for (int i = 0; i < 1000 && reader.token_count() < tokens; ++i) {
       engine->Tick();
@@ -77,9 +86,8 @@ struct OnePass {
   std::vector<int64_t> contexts;  // with each input
   std::string text;
 
-  OnePass(const std::vector<int32_t>& prompt,
-          const std::vector<std::pair<size_t, std::vector<int32_t>>>& inputs,
-          const SamplingParams& sampling, const StopParams& stop)
+  OnePass(const std::vector<int32_t>& prompt, const Inputs& inputs, const SamplingParams& sampling,
+          const StopParams& stop)
       : all(prompt) {
     Sampler sampler(sampling, stop.min_tokens, {}, kFakeVocab);
     StopJudge judge(stop, {});
@@ -107,62 +115,57 @@ struct OnePass {
   }
 };
 
-TEST_F(DuplexTest, AnyInterleavingIsWhatOnePassGives) {
-  StartEngine(DuplexOptions());
-  std::mt19937 random(11);
-  const auto some = [&](size_t most) {
-    std::vector<int32_t> tokens(1 + random() % most);
-    for (int32_t& token : tokens) token = static_cast<int32_t>(1 + random() % (kFakeVocab - 1));
+class InterleavingTest : public DuplexTest {
+ protected:
+  std::vector<int32_t> Some(size_t most) {
+    std::vector<int32_t> tokens(1 + random_() % most);
+    for (int32_t& token : tokens) token = static_cast<int32_t>(1 + random_() % (kFakeVocab - 1));
     return tokens;
-  };
-  size_t entered = 0, while_prefilling = 0;
-  for (int round = 0; round < 200; ++round) {
-    SCOPED_TRACE(round);
-    const SessionId id = OpenOne();
-    const std::vector<int32_t> prompt = some(30);
-    GenerateSpec spec = On(id, Greedy(prompt, 1 + random() % 40));
+  }
+  GenerateSpec SomeAnswer(const SessionId& id) {
+    GenerateSpec spec = On(id, Greedy(Some(30), 1 + random_() % 40));
     spec.sampling.temperature = 0.8;
-    spec.sampling.seed = random();
+    spec.sampling.seed = random_();
     spec.sampling.repetition_penalty = 1.3;
     spec.sampling.frequency_penalty = 0.2;
     spec.stop.stop_strings = {"zz", std::string(FakeTokenText(7)) + "q"};
-    Reader reader = Generate(spec);
+    return spec;
+  }
+  // Reads the answer to its end, with input at random points. Returns the input that entered it,
+  // and after how many tokens; puts what came too late, and was an ordinary append, into `late`.
+  Inputs Interleave(const SessionId& id, Reader& reader, std::vector<int32_t>& late) {
     std::vector<std::pair<Answer, std::vector<int32_t>>> appends;
     while (!reader.status) {
-      if (random() % 4 == 0 && appends.size() < 12) {
-        std::vector<int32_t> input = some(20);
+      if (random_() % 4 == 0 && appends.size() < 12) {
+        std::vector<int32_t> input = Some(20);
         appends.emplace_back(Append(Into(id, reader, input)), input);
       }
       engine->Tick();
       engine->CheckOwnership();
-      if (random() % 3 == 0) reader.Read();
+      if (random_() % 3 == 0) reader.Read();
     }
     RunToIdle({&reader});
-    std::vector<std::pair<size_t, std::vector<int32_t>>> inputs;
-    std::vector<int32_t> late;  // came after the end: ordinary appends
+    Inputs inputs;
     for (auto& [answer, input] : appends) {
-      ASSERT_TRUE(answer->has_value());
       if (!(**answer).ok()) {  // crossed another late one
         EXPECT_THAT(**answer, StatusIs(absl::StatusCode::kFailedPrecondition, _));
       } else if (!(**answer)->entered_turn) {
         Add(late, input);
       } else {
-        ASSERT_LT(inputs.size(), reader.appended.size());
-        inputs.emplace_back(reader.appended_after[inputs.size()], input);
-        while_prefilling += inputs.back().first == 0 ? 1 : 0;
-        EXPECT_EQ(reader.appended[inputs.size() - 1].tokens, static_cast<int64_t>(input.size()));
-        EXPECT_EQ(reader.appended[inputs.size() - 1].request_id, 5u);
+        inputs.emplace_back(reader.appended_after.at(inputs.size()), input);
       }
     }
-    ASSERT_EQ(inputs.size(), reader.appended.size());
-    entered += inputs.size();
-    OnePass expected(prompt, inputs, spec.sampling, spec.stop);
+    EXPECT_EQ(inputs.size(), reader.appended.size());
+    return inputs;
+  }
+  void ExpectEvents(const Reader& reader, const Inputs& inputs, const OnePass& expected) {
     EXPECT_EQ(reader.tokens(), expected.drawn);
-    std::string text = reader.answers[0].text;
+    EXPECT_EQ(reader.answers[0].text, expected.text);
     for (size_t i = 0; i < inputs.size(); ++i) {
       EXPECT_EQ(reader.appended[i].context_tokens, expected.contexts[i]);
+      EXPECT_EQ(reader.appended[i].tokens, static_cast<int64_t>(inputs[i].second.size()));
+      EXPECT_EQ(reader.appended[i].request_id, 5u);
     }
-    EXPECT_EQ(text, expected.text);
     for (size_t i = 0; i < reader.sequences.size(); ++i) {
       ASSERT_EQ(reader.sequences[i], static_cast<int64_t>(i) + 1);
     }
@@ -170,14 +173,29 @@ TEST_F(DuplexTest, AnyInterleavingIsWhatOnePassGives) {
     EXPECT_EQ(usage.completion_tokens, static_cast<int64_t>(expected.drawn.size()));
     EXPECT_EQ(usage.prompt_tokens + usage.completion_tokens,
               static_cast<int64_t>(expected.all.size()));
+  }
+
+  std::mt19937 random_{11};
+};
+
+TEST_F(InterleavingTest, AnyInterleavingIsWhatOnePassGives) {
+  StartEngine(DuplexOptions());
+  size_t entered = 0, while_prefilling = 0;
+  for (int round = 0; round < 200; ++round) {
+    SCOPED_TRACE(round);
+    const SessionId id = OpenOne();
+    const GenerateSpec spec = SomeAnswer(id);
+    Reader reader = Generate(spec);
+    std::vector<int32_t> late;
+    const Inputs inputs = Interleave(id, reader, late);
+    entered += inputs.size();
+    for (const auto& input : inputs) while_prefilling += input.first == 0 ? 1 : 0;
+    OnePass expected(spec.input.tokens, inputs, spec.sampling, spec.stop);
+    ExpectEvents(reader, inputs, expected);
     Add(expected.all, late);
     // Back into the middle of it, then on.
-    const auto position = static_cast<int64_t>(1 + random() % expected.all.size());
-    std::optional<absl::StatusOr<SessionSnapshotInfo>> rewound;
-    engine->Rewind({.owner = "alice", .session = id, .target = position},
-                   [&](auto info) { rewound = std::move(info); });
-    RunToIdle();
-    ASSERT_THAT(rewound, Optional(IsOk()));
+    const auto position = static_cast<int64_t>(1 + random_() % expected.all.size());
+    ASSERT_THAT(Rewind(id, position), IsOk());
     ExpectHolds(id, {expected.all.begin(), expected.all.begin() + position});
     ASSERT_THAT(CloseSession(id), IsOk());
   }
@@ -288,11 +306,7 @@ TEST_F(DuplexTest, MoreThanATurnMayHaveToFeedIsRefused) {
   RunToIdle({&reader});
   EXPECT_EQ(reader.finished.at(0).reason, FinishReason::kCancelled);
   // What was reached of the input is in the session, and can be gone back over.
-  std::optional<absl::StatusOr<SessionSnapshotInfo>> rewound;
-  engine->Rewind({.owner = "alice", .session = id, .target = int64_t{6}},
-                 [&](auto info) { rewound = std::move(info); });
-  RunToIdle();
-  ASSERT_THAT(rewound, Optional(IsOk()));
+  ASSERT_THAT(Rewind(id, 6), IsOk());
   std::vector<int32_t> all = {3, 4};
   Add(all, reader.tokens());
   all.resize(6, 7);

@@ -1,86 +1,20 @@
-// Exactly once: numbers of events, readers that go and come back, calls that are made again.
-#include <numeric>
+// Readers that go and come back: numbers of events, and what is given again.
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/support/status_matchers.h"
-#include "tests/unit/engine/engine_fixture.h"
+#include "tests/unit/engine/resume_fixture.h"
 
 namespace gma::testing {
 namespace {
 
 using ::testing::_;
 using ::testing::AllOf;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Optional;
 using ::testing::SizeIs;
-
-class ResumeTest : public EngineTest {
- protected:
-  static EngineOptions ResumeOptions() {
-    EngineOptions options = DefaultOptions();
-    options.resume_window = absl::Seconds(60);
-    return options;
-  }
-  SessionId OpenOne(const EngineOptions& options = ResumeOptions()) {
-    StartEngine(options);
-    auto info = Open();
-    EXPECT_TRUE(info.ok());
-    return info->id;
-  }
-  Reader Resume(const SessionId& id, int64_t after, std::string owner = "alice") {
-    auto stream =
-        engine->Resume({.owner = std::move(owner), .session = id, .after = after}, nullptr);
-    EXPECT_THAT(stream, IsOk());
-    return Reader(*stream);
-  }
-  // Ticks until `reader` has `tokens` tokens.
-  void ReadTokens(Reader& reader, size_t tokens) {
-    for (int i = 0; i < 1000 && reader.token_count() < tokens; ++i) {
-      engine->Tick();
-      reader.Read();
-    }
-    ASSERT_GE(reader.token_count(), tokens);
-  }
-  void Leave(const Reader& reader) { engine->Cancel(reader.stream(), /*by_client=*/false); }
-  AppendSpec Feed(const SessionId& id, std::vector<int32_t> tokens, std::string key = "") {
-    AppendSpec spec{.owner = "alice", .session = id, .input = {}};
-    spec.input.tokens = std::move(tokens);
-    spec.request_key = std::move(key);
-    return spec;
-  }
-  GenerateSpec Keyed(const SessionId& id, std::string key, std::optional<int64_t> after = {}) {
-    GenerateSpec spec = On(id, Greedy({3, 4}, 20));
-    spec.request_key = std::move(key);
-    spec.after = after;
-    return spec;
-  }
-  std::vector<int32_t> Expected(int64_t tokens = 20) {
-    const GenerateSpec spec = Greedy({3, 4}, tokens);
-    return AnswerOf({}, {3, 4}, spec.sampling, spec.stop).tokens;
-  }
-  static std::vector<int64_t> Numbers(int64_t from, int64_t to) {
-    std::vector<int64_t> numbers(static_cast<size_t>(to - from + 1));
-    std::iota(numbers.begin(), numbers.end(), from);
-    return numbers;
-  }
-  // Both parts together are the whole answer and its end, each event once.
-  void ExpectWhole(const Reader& first, const Reader& second) {
-    std::vector<int32_t> tokens = first.answers.empty() ? std::vector<int32_t>() : first.tokens();
-    if (!second.answers.empty()) {
-      tokens.insert(tokens.end(), second.tokens().begin(), second.tokens().end());
-    }
-    EXPECT_EQ(tokens, Expected());
-    std::vector<int64_t> numbers = first.sequences;
-    numbers.insert(numbers.end(), second.sequences.begin(), second.sequences.end());
-    EXPECT_EQ(numbers, Numbers(1, 22));
-    EXPECT_THAT(second.status, Optional(IsOk()));
-  }
-};
 
 TEST_F(ResumeTest, EventsOfASessionAreNumberedThroughAllItsTurns) {
   const SessionId id = OpenOne();
@@ -383,142 +317,6 @@ TEST_F(ResumeTest, ADrainDoesNotWaitForReadersThatAreGone) {
   engine->BeginDrain();
   RunToIdle();
   EXPECT_TRUE(engine->Drained());
-}
-
-TEST_F(ResumeTest, AGenerateWithTheSameKeyIsTheSameTurn) {
-  const SessionId id = OpenOne();
-  Reader first = Generate(Keyed(id, "k1", 0));
-  ReadTokens(first, 5);
-  // During the turn, while the old stream hangs; from where the client is, and from the beginning.
-  Reader second = Generate(Keyed(id, "k1", first.sequences.back()));
-  ReadTokens(second, 3);
-  EXPECT_EQ(second.sequences.front(), first.sequences.back() + 1);
-  Reader third = Generate(Keyed(id, "k1"));
-  RunToIdle({&third});
-  EXPECT_EQ(third.sequences, Numbers(1, 22));
-  EXPECT_EQ(third.tokens(), Expected());
-  // After it, with an `after` that has long passed.
-  Reader fourth = Generate(Keyed(id, "k1", 10));
-  RunToIdle({&fourth});
-  EXPECT_EQ(fourth.sequences, Numbers(11, 22));
-  EXPECT_EQ(Get(id)->context_tokens, 22);
-  // Another key is another turn.
-  Reader fifth = Generate(Keyed(id, "k2", 22));
-  RunToIdle({&fifth});
-  EXPECT_EQ(fifth.sequences.front(), 23);
-}
-
-TEST_F(ResumeTest, AKeyedCallThatWaitsIsTakenOverToo) {
-  const SessionId id = OpenOne();
-  Reader first = Generate(On(id, Greedy({3, 4}, 20)));
-  ReadTokens(first, 5);
-  GenerateSpec waits = On(id, Greedy({9}, 3));
-  waits.wait_if_busy = true;
-  waits.request_key = "k";
-  Reader second = Generate(waits);
-  engine->Tick();
-  Reader third = Generate(waits);
-  RunToIdle({&first, &third});
-  second.Read();
-  EXPECT_EQ(second.status, TakenOverError());
-  EXPECT_EQ(third.sequences, Numbers(23, 27));
-  EXPECT_EQ(Get(id)->last_sequence, 27);
-}
-
-TEST_F(ResumeTest, ACallThatNamesAnotherLastEventIsRefused) {
-  const SessionId id = OpenOne();
-  Reader first = Generate(Keyed(id, "k1", 0));
-  RunToIdle({&first});
-  Reader older = Generate(Keyed(id, "k2", 7)), newer = Generate(Keyed(id, "k2", 40));
-  RunToIdle({&older, &newer});
-  EXPECT_THAT(older.status, Optional(StatusIs(absl::StatusCode::kAborted,
-                                              AllOf(HasSubstr("after is 7"), HasSubstr("22")))));
-  EXPECT_THAT(newer.status,
-              Optional(StatusIs(absl::StatusCode::kDataLoss,
-                                AllOf(HasSubstr("older than what the client has acknowledged"),
-                                      HasSubstr("40"), HasSubstr("22")))));
-  EXPECT_EQ(Get(id)->last_sequence, 22);
-}
-
-TEST_F(ResumeTest, AnAppendWithTheSameKeyFeedsOnce) {
-  const SessionId id = OpenOne();
-  std::vector<int32_t> tokens(30, 7);
-  const auto first = Append(Feed(id, tokens, "a"));
-  engine->Tick();
-  const auto during = Append(Feed(id, tokens, "a"));
-  RunToIdle();
-  const auto after = Append(Feed(id, tokens, "a"));
-  RunToIdle();
-  for (const auto& answer : {first, during, after}) {
-    ASSERT_TRUE(answer->has_value());
-    ASSERT_THAT(**answer, IsOk());
-    EXPECT_EQ((**answer)->context_tokens, 30);
-    EXPECT_EQ((**answer)->last_sequence, 1);
-    EXPECT_EQ((**answer)->appended_tokens, 30);
-  }
-  const auto other = Append(Feed(id, tokens, "b"));
-  RunToIdle();
-  EXPECT_EQ((**other)->context_tokens, 60);
-}
-
-TEST_F(ResumeTest, AKeyedAppendRunsToItsEndWithoutItsCaller) {
-  const SessionId id = OpenOne();
-  AppendSpec spec = Feed(id, std::vector<int32_t>(30, 7), "a");
-  spec.deadline = clock.Monotonic() + absl::Seconds(1);
-  const auto first = Append(spec);
-  engine->Tick();
-  clock.Advance(absl::Seconds(2));
-  RunToIdle();
-  EXPECT_THAT(**first, StatusIs(absl::StatusCode::kDeadlineExceeded, _));
-  EXPECT_EQ(Get(id)->context_tokens, 30);
-  spec.deadline = absl::InfiniteDuration();
-  const auto again = Append(spec);
-  RunToIdle();
-  EXPECT_EQ((**again)->context_tokens, 30);
-}
-
-TEST_F(ResumeTest, AKeyOfAnotherKindOfCallIsRefused) {
-  const SessionId id = OpenOne();
-  const auto append = Append(Feed(id, {3, 4}, "k"));
-  RunToIdle();
-  Reader reader = Generate(Keyed(id, "k"));
-  RunToIdle({&reader});
-  EXPECT_THAT(reader.status,
-              Optional(StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("Append"))));
-}
-
-TEST_F(ResumeTest, ATurnThatFailedFailsAgainWithTheSameKey) {
-  const SessionId id = OpenOne();
-  decoder->NanForRow(0);
-  Reader first = Generate(Keyed(id, "k1", 0));
-  RunToIdle({&first});
-  ASSERT_TRUE(first.status.has_value());
-  EXPECT_FALSE(first.status->ok());
-  Reader second = Generate(Keyed(id, "k1", 0));
-  RunToIdle({&second});
-  EXPECT_EQ(second.status, first.status);
-}
-
-TEST_F(ResumeTest, ARewindLeavesNoEventsToGoBackTo) {
-  EngineOptions options = ResumeOptions();
-  options.past = {.checkpoint_bytes = 1 << 16, .checkpoint_tokens = 1000, .rewind_tokens = 1000};
-  const SessionId id = OpenOne(options);
-  Reader first = Generate(Keyed(id, "k1", 0));
-  RunToIdle({&first});
-  std::optional<absl::StatusOr<SessionSnapshotInfo>> rewound;
-  engine->Rewind({.owner = "alice", .session = id, .target = int64_t{2}},
-                 [&](auto info) { rewound = std::move(info); });
-  RunToIdle();
-  ASSERT_THAT(rewound, Optional(IsOk()));
-  EXPECT_EQ((*rewound)->last_sequence, 22);
-  Reader nothing = Resume(id, 22), gone = Resume(id, 3);
-  RunToIdle({&nothing, &gone});
-  EXPECT_THAT(nothing.status, Optional(IsOk()));
-  EXPECT_THAT(gone.status, Optional(StatusIs(absl::StatusCode::kOutOfRange, _)));
-  // The key was that of the turn before.
-  Reader again = Generate(Keyed(id, "k1", 22));
-  RunToIdle({&again});
-  EXPECT_EQ(again.sequences.front(), 23);
 }
 
 }  // namespace
