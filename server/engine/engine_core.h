@@ -107,8 +107,8 @@ class EngineCore {
   // Whether the append is input for an active answer; it was answered then.
   bool Interject(AppendMessage& message);
   void EnterInput(Request& request, absl::Span<const int32_t> close,
-                  absl::Span<const int32_t> input, std::optional<uint64_t> request_id);
-  // Enters what is due of request.recorded.
+                  absl::Span<const int32_t> input, std::optional<uint64_t> request_id, bool again);
+  // Enters what is due of request.recorded: `again`.
   void EnterRecorded(Request& request);
   // `tokens` enter after `drawn` tokens of the answer, and after the one that is pending.
   void OnInterjection(const Request& request, int64_t drawn, absl::Span<const int32_t> tokens);

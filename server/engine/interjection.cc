@@ -33,7 +33,7 @@ bool EngineCore::Interject(AppendMessage& message) {
         shared_->retry_after_ms.load()));
     return true;
   }
-  EnterInput(*answer, input.close_tokens, input.tokens, message.spec.request_id);
+  EnterInput(*answer, input.close_tokens, input.tokens, message.spec.request_id, /*again=*/false);
   SessionSnapshotInfo info = InfoOf(*answer->session);
   info.entered_turn = true;
   message.done(info);
@@ -41,13 +41,14 @@ bool EngineCore::Interject(AppendMessage& message) {
 }
 
 void EngineCore::EnterInput(Request& request, absl::Span<const int32_t> close,
-                            absl::Span<const int32_t> input, std::optional<uint64_t> request_id) {
+                            absl::Span<const int32_t> input, std::optional<uint64_t> request_id,
+                            bool again) {
   Candidate& answer = request.candidates.front();
   Session& session = *request.session;
   const int64_t unfed =
       answer.decoding ? 1 : static_cast<int64_t>(request.feed.size() - request.next);
   const std::vector<int32_t> tokens = session.Interject(close, input, unfed);
-  OnInterjection(request, answer.completion_tokens, tokens);
+  if (!again) OnInterjection(request, answer.completion_tokens, tokens);
   if (answer.decoding) {
     request.prompt_before = request.prompt_tokens();
     request.feed.assign(1, answer.decode_token);
@@ -74,7 +75,7 @@ void EngineCore::EnterRecorded(Request& request) {
   while (!request.recorded.empty() && request.recorded.front().drawn == drawn) {
     const RecordedInput input = std::move(request.recorded.front());
     request.recorded.pop_front();
-    EnterInput(request, {}, input.tokens, /*request_id=*/{});
+    EnterInput(request, {}, input.tokens, /*request_id=*/{}, /*again=*/true);
   }
 }
 

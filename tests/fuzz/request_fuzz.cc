@@ -29,6 +29,7 @@ void CheckGenerate(absl::StatusOr<GenerateSpec> converted) {
   }
   const GenerateSpec& spec = *converted;
   GMA_CHECK(spec.n >= 1 && spec.n <= 16 && !(spec.n > 1 && spec.session.has_value()));
+  GMA_CHECK(spec.request_key.size() <= 64 && spec.after.value_or(0) >= 0);
   GMA_CHECK(spec.stop.max_tokens >= 1 && spec.stop.min_tokens <= spec.stop.max_tokens);
   GMA_CHECK(spec.sampling.temperature >= 0 && spec.sampling.temperature <= 100);
   GMA_CHECK(spec.sampling.top_p > 0 && spec.sampling.top_p <= 1);
@@ -47,12 +48,14 @@ void FuzzSession(std::string_view bytes, const ServedModel& model) {
   v1::SessionRequest request;
   if (!Parse(bytes, request)) return;
   CheckGenerate(ConvertSessionGenerate(request.generate(), model, 1));
-  if (auto input = ConvertInput(request.append().input(), model, true); input.ok()) {
-    CheckTokens(*input);
+  if (auto append = ConvertSessionAppend(request.append(), model); append.ok()) {
+    CheckTokens(append->input);
+    GMA_CHECK(append->request_key.size() <= 64);
   }
   if (const auto open = ConvertOpen(request.open(), model); open.ok()) {
     GMA_CHECK(open->initial_credit >= 1 && open->initial_credit <= kMaxCredit);
     GMA_CHECK(open->ttl >= absl::ZeroDuration() && open->ttl <= absl::Hours(168));
+    GMA_CHECK(!open->resume_after || (open->session && *open->resume_after >= 0));
   }
 }
 
@@ -62,6 +65,10 @@ void FuzzOther(std::string_view bytes, const ServedModel& model) {
     if (auto converted = ConvertAppend(append, model); converted.ok()) {
       CheckTokens(converted->input);
     }
+  }
+  v1::ResumeRequest resume;
+  if (Parse(bytes, resume)) {
+    if (const auto spec = ConvertResume(resume); spec.ok()) GMA_CHECK(spec->after >= 0);
   }
   v1::RewindRequest rewind;
   if (Parse(bytes, rewind)) {

@@ -225,6 +225,26 @@ TEST_F(ConvertTest, OpenHasADefaultCredit) {
   EXPECT_FALSE(open.keep);
 }
 
+TEST_F(ConvertTest, AKeyAndALastEventAreOfASession) {
+  request_.set_session_id(std::string(32, 'a'));
+  request_.set_request_key(std::string("\0k", 2));
+  request_.set_after(0);
+  GMA_ASSERT_OK_AND_ASSIGN(const GenerateSpec spec, Convert());
+  EXPECT_EQ(spec.request_key, std::string("\0k", 2));
+  EXPECT_EQ(spec.after, 0);
+  request_.clear_session_id();
+  EXPECT_THAT(Convert(), StatusIs(kInvalid, HasSubstr("after is set")));
+  request_.clear_after();
+  EXPECT_THAT(Convert(), StatusIs(kInvalid, HasSubstr("request_key is set")));
+  v1::SessionOpen open;
+  open.set_resume_after(5);
+  EXPECT_THAT(ConvertOpen(open, fixture_.model),
+              StatusIs(kInvalid, HasSubstr("resume_after is set")));
+  open.set_session_id(std::string(32, 'a'));
+  GMA_ASSERT_OK_AND_ASSIGN(const ConvertedOpen resumed, ConvertOpen(open, fixture_.model));
+  EXPECT_EQ(resumed.resume_after, 5);
+}
+
 TEST_F(ConvertTest, ErrorsNeverShowTheText) {
   request_.mutable_input()->set_text(std::string(1048577, 'x') + "canary");
   EXPECT_THAT(Convert(), StatusIs(kInvalid, Not(HasSubstr("canary"))));
