@@ -118,9 +118,12 @@ absl::Status EngineCore::AdmitToSession(Request& request) {
   return absl::OkStatus();
 }
 
-absl::Status EngineCore::BusyError(const Session& session) {
+absl::Status EngineCore::BusyError(const Session& session) const {
+  const bool detached = turns_.at(session.number()).active->detached;
   return absl::FailedPreconditionError(absl::StrCat(
-      "session ", session.id().Hex(), " has an active turn; wait for its end or cancel it"));
+      "session ", session.id().Hex(),
+      detached ? " has an active turn whose reader is gone; resume it, or begin another turn"
+               : " has an active turn; wait for its end or cancel it"));
 }
 
 absl::Status EngineCore::BeginSessionTurn(Request& request, Session& session) {

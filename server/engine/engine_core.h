@@ -67,7 +67,7 @@ class EngineCore {
   absl::Status BeginSessionTurn(Request& request, Session& session);
   void StartTurn(Request& request, Session& session, TurnKind kind, bool new_input);
   void BeginHistory(Request& request, Session& session);
-  static absl::Status BusyError(const Session& session);
+  absl::Status BusyError(const Session& session) const;
   absl::Status CheckQuota(const Owner& owner, int32_t rows);
   absl::Status NoRowError();
   Candidate MakeCandidate(const Request& request, int32_t index, Session* session);

@@ -1,4 +1,5 @@
 // Readers that go and come back: numbers of events, and what is given again.
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -291,6 +292,19 @@ TEST_F(ResumeTest, ATurnThatWaitsDoesNotWaitForAReaderThatIsGone) {
   RunToIdle({&second});
   EXPECT_THAT(second.status, Optional(IsOk()));
   EXPECT_EQ(second.token_count(), 3u);
+}
+
+TEST_F(ResumeTest, WhatIsNoTurnIsRefusedWhileOneIsDetached) {
+  const SessionId id = OpenOne();
+  Reader first = Generate(On(id, Greedy({3, 4}, 20)));
+  ReadTokens(first, 5);
+  Leave(first);
+  RunToIdle();
+  std::optional<absl::StatusOr<SessionSnapshotInfo>> fork;
+  engine->Fork("alice", id, [&](auto info) { fork = std::move(info); });
+  RunToIdle();
+  EXPECT_THAT(fork, Optional(StatusIs(absl::StatusCode::kFailedPrecondition,
+                                      HasSubstr("whose reader is gone"))));
 }
 
 TEST_F(ResumeTest, CloseEndsADetachedTurn) {
