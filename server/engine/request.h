@@ -53,7 +53,11 @@ enum class RequestState { kWaitingForSession, kQueued, kRunning, kEnded };
 struct Request {
   bool is_private() const { return !session_id.has_value(); }
 
-  bool begun() const { return state == RequestState::kQueued || state == RequestState::kRunning; }
+  // Its turn is active, or it is a private one that has its rows.
+  bool begun() const {
+    return (state == RequestState::kQueued || state == RequestState::kRunning) &&
+           !candidates.empty();
+  }
 
   bool generates = false;  // a Generate; otherwise an Append or a Rewind
   RequestState state = RequestState::kQueued;

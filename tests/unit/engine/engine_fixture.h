@@ -53,6 +53,8 @@ class Reader {
       }
     }
   }
+  // What was read stays.
+  void GoOnWith(std::shared_ptr<TokenStream> stream) { stream_ = std::move(stream); }
   const std::vector<int32_t>& tokens() const { return answers.at(0).tokens; }
   size_t token_count() const { return answers.empty() ? 0 : answers[0].tokens.size(); }
 

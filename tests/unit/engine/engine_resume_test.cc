@@ -1,5 +1,6 @@
 // Readers that go and come back: numbers of events, and what is given again.
 #include <optional>
+#include <random>
 #include <string>
 #include <utility>
 
@@ -251,6 +252,45 @@ TEST_F(ResumeTest, WithoutAWindowATurnEndsWithItsReader) {
   Reader late = Resume(id, 6);
   RunToIdle({&late});
   EXPECT_THAT(late.status, Optional(StatusIs(absl::StatusCode::kCancelled, _)));
+}
+
+// One client on a bad network: it loses streams, some of which hang, and comes back by Resume or by
+// the same call. What it saw in all is the undisturbed answer, each event once.
+TEST_F(ResumeTest, WhateverHappensToStreamsEveryEventIsSeenOnce) {
+  EngineOptions options = ResumeOptions();
+  options.stream_capacity = 16;
+  StartEngine(options);
+  std::mt19937 random(17);
+  for (int round = 0; round < 200; ++round) {
+    SCOPED_TRACE(round);
+    const SessionId id = Open()->id;
+    GenerateSpec spec = Keyed(id, "k", 0);
+    spec.stop.max_tokens = static_cast<int64_t>(1 + random() % 80);
+    Reader seen = Generate(spec);
+    while (seen.finished.empty()) {
+      ASSERT_FALSE(seen.status.has_value()) << seen.status->ToString();
+      for (uint32_t ticks = random() % 6; ticks > 0; --ticks) engine->Tick();
+      engine->CheckOwnership();
+      if (random() % 2 == 0) seen.Read();
+      if (!seen.finished.empty() || random() % 4 != 0) continue;
+      if (random() % 2 == 0) Leave(seen);  // else the old stream hangs
+      if (random() % 3 == 0) RunToIdle();
+      spec.after = seen.sequences.empty() ? 0 : seen.sequences.back();
+      // A call that was cut before it was heard began no turn: then there is none to resume.
+      const bool by_key = seen.sequences.empty() || random() % 2 == 0;
+      Reader next = by_key ? Generate(spec) : Resume(id, *spec.after);
+      if (!by_key) engine->Tick();
+      seen.GoOnWith(next.stream());
+    }
+    const auto count = static_cast<int64_t>(seen.token_count());
+    EXPECT_EQ(count, spec.stop.max_tokens);
+    EXPECT_EQ(seen.tokens(), Expected(count));
+    EXPECT_EQ(seen.sequences, Numbers(1, count + 2));
+    EXPECT_THAT(seen.finished, SizeIs(1));
+    RunToIdle();
+    EXPECT_EQ(Get(id)->context_tokens, count + 2);
+    ASSERT_THAT(CloseSession(id), IsOk());
+  }
 }
 
 TEST_F(ResumeTest, ANewTurnEndsOneThatIsDetached) {
