@@ -111,8 +111,10 @@ absl::Status StartPorts(const ServerOptions& options, const StateKey& key, Parts
       parts.rpc, RpcServer::Start({.listen = options.listen,
                                    .tls = options.tls,
                                    .api_keys = keys,
-                                   .state_key = key,
-                                   .compensated_state = options.compensated_state},
+                                   .snapshots = {.key = key,
+                                                 .fingerprint = parts.model.served.fingerprint,
+                                                 .layout = parts.model.decoder->state_layout(),
+                                                 .vocab_size = parts.model.served.vocab_size}},
                                   *parts.engine, parts.model.served, parts.clock, *parts.metrics));
   return absl::OkStatus();
 }

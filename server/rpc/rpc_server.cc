@@ -62,19 +62,14 @@ class RpcServerImpl final : public RpcServer {
  public:
   RpcServerImpl(const RpcServerOptions& options, Engine& engine, const ServedModel& model,
                 const Clock& clock, Metrics& metrics)
-      : dispatcher_(std::min(options.heartbeat, absl::Seconds(1))),
-        env_{engine,
-             model,
-             clock,
-             metrics,
-             dispatcher_,
-             options.api_keys,
-             options.heartbeat,
-             {.key = options.state_key,
-              .fingerprint = model.fingerprint,
-              .compensated = options.compensated_state,
-              .row_bytes = static_cast<size_t>(model.state_bytes),
-              .vocab_size = model.vocab_size}} {}
+      : dispatcher_(std::min(options.heartbeat, absl::Seconds(1))), env_{engine,
+                                                                         model,
+                                                                         clock,
+                                                                         metrics,
+                                                                         dispatcher_,
+                                                                         options.api_keys,
+                                                                         options.heartbeat,
+                                                                         options.snapshots} {}
 
   ~RpcServerImpl() override {
     if (server_ != nullptr) Shutdown(absl::ZeroDuration());

@@ -20,8 +20,7 @@ struct RpcServerOptions {
   ListenAddress listen;
   std::optional<TlsFiles> tls;
   const ApiKeys* api_keys = nullptr;  // null: no keys wanted, every caller is the owner "local"
-  StateKey state_key = StateKey::Random();       // of exported sessions
-  bool compensated_state = false;                // the layout of state rows
+  SnapshotScope snapshots;            // of exported sessions
   absl::Duration heartbeat = absl::Seconds(15);  // silence after which a stream says it is alive
 };
 

@@ -10,6 +10,7 @@
 #include "server/options/limits.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/session_info.h"
+#include "server/session/session_image.h"
 #include "server/session/snapshot.h"
 
 namespace gma {
@@ -48,7 +49,9 @@ class ExportCall final : public grpc::ServerWriteReactor<v1::StateChunk> {
 
   void Take(absl::StatusOr<SessionImage> image) {
     if (!image.ok()) return Finish(ToGrpcStatus(image.status(), *context_));
-    writer_.emplace(env_.snapshots, owner_, *std::move(image), absl::ToUnixSeconds(absl::Now()));
+    writer_.emplace(env_.snapshots,
+                    SnapshotLabel{.owner = owner_, .created_at = absl::Now(), .id = {}},
+                    *std::move(image));
     WriteNext();
   }
 

@@ -9,14 +9,17 @@
 namespace gma {
 
 SavedRow::SavedRow(absl::Span<const uint8_t> bytes, CheckpointTotals& totals)
-    : bytes_(bytes.begin(), bytes.end()), totals_(totals) {
+    : SavedRow(std::make_shared<const RowBytes>(bytes.begin(), bytes.end()), totals) {}
+
+SavedRow::SavedRow(std::shared_ptr<const RowBytes> bytes, CheckpointTotals& totals)
+    : bytes_(std::move(bytes)), totals_(totals) {
   ++totals_.count;
-  totals_.bytes += static_cast<int64_t>(bytes_.size());
+  totals_.bytes += static_cast<int64_t>(bytes_->size());
 }
 
 SavedRow::~SavedRow() {
   --totals_.count;
-  totals_.bytes -= static_cast<int64_t>(bytes_.size());
+  totals_.bytes -= static_cast<int64_t>(bytes_->size());
 }
 
 absl::StatusOr<const Checkpoint*> CheckpointRing::Keep(CheckpointKind kind, std::string_view name,
@@ -60,6 +63,38 @@ int64_t CheckpointRing::latest_fed() const {
     if (checkpoint->of_present_past()) return checkpoint->point.fed;
   }
   return 0;
+}
+
+std::vector<CheckpointImage> CheckpointRing::Images() const {
+  std::vector<CheckpointImage> images;
+  for (const Checkpoint& checkpoint : checkpoints_) {
+    if (checkpoint.kind == CheckpointKind::kAutomatic) continue;
+    images.push_back({.kind = checkpoint.kind,
+                      .name = checkpoint.name,
+                      .point = checkpoint.point,
+                      .shared_tokens = checkpoint.shared_tokens,
+                      .row = checkpoint.row->shared()});
+  }
+  return images;
+}
+
+void CheckpointRing::Restore(std::vector<CheckpointImage> images, int64_t last_number) {
+  GMA_CHECK(checkpoints_.empty());
+  last_number_ = last_number;
+  for (CheckpointImage& image : images) {
+    const size_t bytes = image.row->size();
+    if (bytes_ + bytes > limit_) {
+      const auto victim = Victim(image.kind);
+      if (victim == checkpoints_.end()) continue;
+      Erase(victim);
+    }
+    checkpoints_.push_back({.kind = image.kind,
+                            .name = std::move(image.name),
+                            .point = std::move(image.point),
+                            .shared_tokens = image.shared_tokens,
+                            .row = std::make_shared<SavedRow>(std::move(image.row), *totals_)});
+    bytes_ += bytes;
+  }
 }
 
 void CheckpointRing::Diverge(int64_t context) {

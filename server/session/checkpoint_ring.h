@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "model/state/row_bytes.h"
 #include "server/session/session_point.h"
 
 namespace gma {
@@ -28,14 +29,17 @@ class SavedRow {
  public:
   // `totals` outlives the copy.
   SavedRow(absl::Span<const uint8_t> bytes, CheckpointTotals& totals);
+  SavedRow(std::shared_ptr<const RowBytes> bytes, CheckpointTotals& totals);
   SavedRow(const SavedRow&) = delete;
   SavedRow& operator=(const SavedRow&) = delete;
   ~SavedRow();
 
-  absl::Span<const uint8_t> bytes() const { return bytes_; }
+  absl::Span<const uint8_t> bytes() const { return *bytes_; }
+  // For who keeps them longer, on whatever thread; they are then no longer counted.
+  const std::shared_ptr<const RowBytes>& shared() const { return bytes_; }
 
  private:
-  const std::vector<uint8_t> bytes_;
+  const std::shared_ptr<const RowBytes> bytes_;
   CheckpointTotals& totals_;
 };
 
@@ -57,6 +61,15 @@ struct Checkpoint {
   bool of_present_past() const { return shared_tokens >= point.context_tokens(); }
 };
 
+// A checkpoint that was asked for, apart from its session. THREADS: any; the row never changes.
+struct CheckpointImage {
+  CheckpointKind kind = CheckpointKind::kNumbered;  // or kNamed
+  std::string name;
+  SessionPoint point;
+  int64_t shared_tokens = 0;  // as in Checkpoint
+  std::shared_ptr<const RowBytes> row;
+};
+
 // A value: a copy shares the rows. THREADS: engine thread only.
 class CheckpointRing {
  public:
@@ -76,6 +89,13 @@ class CheckpointRing {
   // Tokens fed at the newest checkpoint of the present past; 0: there is none.
   int64_t latest_fed() const;
   size_t bytes() const { return bytes_; }
+
+  // All that are not automatic, oldest first, and the last number given.
+  std::vector<CheckpointImage> Images() const;
+  int64_t last_number() const { return last_number_; }
+  // Holds what another ring did, as far as it goes: numbered ones go first, the oldest of them
+  // first. REQUIRES: the ring is new; the rows have one size.
+  void Restore(std::vector<CheckpointImage> images, int64_t last_number);
 
   // The session's tokens from `context` on are gone, and automatic checkpoints after it with them.
   void Diverge(int64_t context);

@@ -96,6 +96,20 @@ void SessionPast::Rewound(const RewindTarget& target, const RewindPlan& plan) {
   log_.Restart(plan.point);
 }
 
+PastImage SessionPast::Image() const {
+  return {.log = log_, .checkpoints = ring_.Images(), .last_number = ring_.last_number()};
+}
+
+void SessionPast::Restore(PastImage image, const SessionPoint& point) {
+  if (image.log.remembers()) {
+    log_ = std::move(image.log);
+    log_.SetLimit(limits_.rewind_tokens);
+  } else {
+    log_.Restart(point);
+  }
+  ring_.Restore(std::move(image.checkpoints), image.last_number);
+}
+
 int64_t SessionPast::OldestRewind(int64_t context) const {
   if (log_.begin() == 0 && log_.end() == context) return 0;
   int64_t oldest = context;

@@ -38,6 +38,13 @@ struct RewindPlan {
   SessionPoint point;  // where the session stands in the end
 };
 
+// What a session remembers, apart from it: automatic checkpoints are left out. THREADS: any.
+struct PastImage {
+  TokenLog log;
+  std::vector<CheckpointImage> checkpoints;  // oldest first
+  int64_t last_number = 0;                   // of the last numbered one
+};
+
 // A value: a copy, for a fork, shares the saved rows. THREADS: engine thread only.
 class SessionPast {
  public:
@@ -63,6 +70,12 @@ class SessionPast {
   absl::StatusOr<RewindPlan> PlanRewind(const RewindTarget& target, int64_t context) const;
   // The session takes the way of `plan`: what came after is forgotten.
   void Rewound(const RewindTarget& target, const RewindPlan& plan);
+
+  // A copy, but for the rows, which are shared.
+  PastImage Image() const;
+  // Remembers what `image` of a session that stands at `point` holds, as far as the limits of this
+  // one go. REQUIRES: this is new; the rows fit the session's.
+  void Restore(PastImage image, const SessionPoint& point);
 
   // Every position from this one to the present can be reached by rewinding.
   int64_t OldestRewind(int64_t context) const;

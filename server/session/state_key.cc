@@ -1,4 +1,5 @@
-// The key of exported sessions (snapshot.h).
+#include "server/session/state_key.h"
+
 #include <fcntl.h>
 #include <openssl/rand.h>
 #include <sys/stat.h>
@@ -9,7 +10,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "server/session/snapshot.h"
 
 namespace gma {
 namespace {

@@ -1,6 +1,8 @@
 #include "server/session/token_log.h"
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
 #include "base/check.h"
 
@@ -8,6 +10,11 @@ namespace gma {
 namespace {
 
 constexpr int64_t kTail = static_cast<int64_t>(SessionPoint::kAnswerTail);
+
+bool AllTokens(const std::vector<int32_t>& tokens, int32_t vocab_size) {
+  return std::all_of(tokens.begin(), tokens.end(),
+                     [&](int32_t token) { return token >= 0 && token < vocab_size; });
+}
 
 }  // namespace
 
@@ -93,6 +100,54 @@ void TokenLog::Restart(const SessionPoint& point) {
                     .drawn_from = kNothing,
                     .tail_before = point.answer_tail});
   if (point.pending) tokens_.push_back(*point.pending);
+}
+
+void TokenLog::SetLimit(int64_t limit) {
+  GMA_CHECK(remembers() && 0 <= limit && limit <= kMaxTokens);
+  if (limit == 0) {
+    *this = TokenLog(0);
+    return;
+  }
+  limit_ = limit;
+  DropOldest();
+}
+
+std::string TokenLog::Serialize() const {
+  ByteWriter bytes;
+  bytes(limit_, first_, starts_at_first_, std::vector<int32_t>(tokens_.begin(), tokens_.end()),
+        std::vector<Turn>(turns_.begin(), turns_.end()));
+  return std::move(bytes).Take();
+}
+
+absl::StatusOr<TokenLog> TokenLog::Parse(std::string_view bytes, int32_t vocab_size,
+                                         int64_t context) {
+  TokenLog log;
+  std::vector<int32_t> tokens;
+  std::vector<Turn> turns;
+  ByteReader reader(bytes);
+  reader(log.limit_, log.first_, log.starts_at_first_, tokens, turns);
+  const bool whole = reader.AtEnd() && AllTokens(tokens, vocab_size);
+  log.tokens_.assign(tokens.begin(), tokens.end());
+  log.turns_.assign(std::make_move_iterator(turns.begin()), std::make_move_iterator(turns.end()));
+  if (whole && log.Sound(vocab_size, context)) return log;
+  return absl::InvalidArgumentError("the session's token log contradicts itself");
+}
+
+bool TokenLog::Sound(int32_t vocab_size, int64_t context) const {
+  if (limit_ == 0) return first_ == 0 && tokens_.empty() && turns_.empty();
+  const auto size = static_cast<int64_t>(tokens_.size());
+  if (limit_ < 0 || limit_ > kMaxTokens || size > limit_ + kTail) return false;
+  if (first_ < 0 || first_ > context || context - first_ != size) return false;
+  // Any position that can be fed again belongs to a turn.
+  if (begin() < end() && (turns_.empty() || turns_.front().start > begin())) return false;
+  int64_t last = -2;  // the turn before a log that was restarted at 0 tokens starts at -1
+  for (const Turn& turn : turns_) {
+    if (turn.start <= last || turn.start > end() || turn.drawn_from < 0) return false;
+    if (turn.tail_before.size() > SessionPoint::kAnswerTail) return false;
+    if (!AllTokens(turn.tail_before, vocab_size)) return false;
+    last = turn.start;
+  }
+  return true;
 }
 
 }  // namespace gma

@@ -7,16 +7,23 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <string>
+#include <string_view>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "server/session/byte_codec.h"
 #include "server/session/session_point.h"
 
 namespace gma {
 
-// A value. THREADS: engine thread only.
+// A value. THREADS: one at a time.
 class TokenLog {
  public:
-  // `limit`: token ids remembered, the last ones; 0: none.
+  // The largest limit.
+  static constexpr int64_t kMaxTokens = 100'000'000;
+
+  // `limit`: token ids remembered, the last ones, at most kMaxTokens; 0: none.
   explicit TokenLog(int64_t limit = 0) : limit_(limit) {}
 
   // Positions [begin, end) can be fed again.
@@ -39,18 +46,34 @@ class TokenLog {
   void Truncate(int64_t end);
   // Forgets everything: the session stands at `point`, of whose past nothing is known.
   void Restart(const SessionPoint& point);
+  // Remembers at most `limit` token ids from now on. REQUIRES: remembers(); limit as at first.
+  void SetLimit(int64_t limit);
+  bool remembers() const { return limit_ > 0; }
+
+  // All of it as bytes, about 4 a token.
+  std::string Serialize() const;
+  // ERRORS: kInvalidArgument for what no log of a session with `context` tokens serializes to.
+  static absl::StatusOr<TokenLog> Parse(std::string_view bytes, int32_t vocab_size,
+                                        int64_t context);
 
  private:
+  static constexpr int64_t kNothing = INT64_MAX;
   struct Turn {
-    int64_t start;  // position of the first token that it added
-    bool generates, new_input;
-    int64_t drawn_from;                // first position that it drew; kNothing: none
+    int64_t start = 0;  // position of the first token that it added
+    bool generates = false, new_input = false;
+    int64_t drawn_from = kNothing;     // first position that it drew; kNothing: none
     std::vector<int32_t> tail_before;  // answer_tail when it began
   };
-  static constexpr int64_t kNothing = INT64_MAX;
+  template <typename Codec, SameAs<Turn> T>
+  friend void Fields(Codec& codec, T& turn) {
+    auto& [start, generates, new_input, drawn_from, tail_before] = turn;
+    codec(start, generates, new_input, drawn_from, tail_before);
+  }
 
   int32_t at(int64_t position) const { return tokens_[static_cast<size_t>(position - first_)]; }
   void DropOldest();
+  // What every log keeps to.
+  bool Sound(int32_t vocab_size, int64_t context) const;
 
   int64_t limit_;
   // Of position first_ on: kAnswerTail more than can be fed again, so that the tail of an answer is
