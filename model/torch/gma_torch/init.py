@@ -20,16 +20,26 @@ _SLOWEST, _FASTEST = 0.02, 1.5
 
 def new_model(config: GmaConfig, seed: int) -> GmaDecoder:
     """A freshly initialised model; the same seed gives the same weights."""
-    model = GmaDecoder(config)
+    return init_weights(GmaDecoder(config), seed)
+
+
+def init_weights(model: GmaDecoder, seed: int) -> GmaDecoder:
+    """Initialises a decoder in place, whatever its mixers are, and returns it.
+
+    A mixer that is not GMA has its special parameters set by its own `init_special`, if any.
+    """
     generator = torch.Generator().manual_seed(seed)
-    residual_std = _STD / math.sqrt(2 * config.num_hidden_layers)
+    residual_std = _STD / math.sqrt(2 * model.config.num_hidden_layers)
     with torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 out = name.endswith(("o_proj", "down_proj"))
                 module.weight.normal_(0.0, residual_std if out else _STD, generator=generator)
         for layer in model.model.layers:
-            _init_mixer(layer.mixer, config.hidden_size, generator)
+            if isinstance(layer.mixer, GmaMixer):
+                _init_mixer(layer.mixer, model.config.hidden_size, generator)
+            elif hasattr(layer.mixer, "init_special"):
+                layer.mixer.init_special(generator)
     return model
 
 

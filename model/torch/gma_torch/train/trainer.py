@@ -32,6 +32,9 @@ _SCALARS = (
     "forget_bias",
     "forget_a_log",
     "forget_beta",
+    "dt_bias",
+    ".a_log",
+    ".skip",
 )
 _UNDECAYED = ("component_mean", "conv_weight", "norm.weight")
 _CHECKPOINT = "training"
