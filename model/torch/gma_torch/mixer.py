@@ -173,6 +173,20 @@ class GmaMixer(nn.Module):
         grouped = route_q.unflatten(2, (self.groups, -1))
         return matrix_scores(grouped, *self._score_matrix(route_q.dtype)).flatten(2, 3)
 
+    def responsibilities(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """What tokens [B, T, d] from the start of a text belong to (docs/MATH.md 14).
+
+        Returns:
+            Of the queries [B, T, H, K], None with the adapted read (it has no query routing), and
+            of the keys [B, T, G, K].
+        """
+        history = self.initial_state(x.shape[0], _core_dtype(x), x.device).conv
+        projected = self._project(x, history, 0)
+        keys = write_responsibilities(self.write_scores(projected.route_k))
+        if projected.route_q is None:
+            return None, keys
+        return torch.softmax(self.read_scores(projected.route_q), dim=-1), keys
+
     def _score_matrix(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         var = variance(self.component_omega.to(dtype), self.options.var_param)
         return score_matrix(self.component_mean.to(dtype), var, self.prior_logits.to(dtype))

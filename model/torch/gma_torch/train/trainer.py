@@ -75,9 +75,7 @@ class Trainer:
     ) -> None:
         self.model = model.to(device)
         self.corpus, self.options, self.out, self.device = corpus, options, out, device
-        self.order = BatchOrder(
-            corpus.train, options.context, options.batch * options.accumulate, options.seed
-        )
+        self.order = self._order()
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, options), lr=options.lr, betas=(0.9, 0.95), eps=1e-8
         )
@@ -86,6 +84,13 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         wanted = options.precision
         self._half = wanted == "bf16" or (wanted == "auto" and device.type == "cuda")
+
+    def _order(self) -> BatchOrder:
+        rows = self.options.batch * self.options.accumulate
+        return BatchOrder(self.corpus.train, self.options.context, rows, self.options.seed)
+
+    def _save_due(self) -> bool:
+        return self.step % self.options.save_every == 0
 
     def run(self, report: Callable[[Trainer, float], None], stop_after: int | None = None) -> None:
         """Trains to the last step, or for `stop_after` steps.
@@ -101,7 +106,7 @@ class Trainer:
             if final or self.step % self.options.eval_every == 0:
                 entry["valid_loss"] = self.validate()
             self.history.append(entry)
-            if final or self.step % self.options.save_every == 0:
+            if final or self._save_due():
                 self.save()
             elapsed = max(1e-9, time.monotonic() - begin)
             report(self, (self.step - first) * self.tokens_per_step / elapsed)
@@ -154,7 +159,7 @@ class Trainer:
 
     def save(self) -> None:
         """Writes the model, the loss curve and a checkpoint; a crash leaves the old one."""
-        save_model(self.model, self.out)
+        self._write_products()
         temporary, final = self.out / (_CHECKPOINT + ".tmp"), self.out / _CHECKPOINT
         old = self.out / (_CHECKPOINT + ".old")
         for folder in (temporary, old):
@@ -172,6 +177,10 @@ class Trainer:
             final.rename(old)
         temporary.rename(final)
         shutil.rmtree(old, ignore_errors=True)
+
+    def _write_products(self) -> None:
+        """What the run is for: the model directory and its loss curve."""
+        save_model(self.model, self.out)
         draw_curve(self.history, self.tokens_per_step, self.out / "loss.png")
 
     def _tensors(self) -> dict[str, Tensor]:
