@@ -16,9 +16,10 @@ namespace gma {
 struct SessionImage {
   absl::Duration ttl;  // whole seconds
   SessionPoint point;
-  RowBytes row;          // as in the pool
-  int64_t sequence = 0;  // of the session's last event
-  std::string turn_key;  // of its last turn, at most kMaxTurnKeyBytes; empty: it had none
+  RowBytes row;                    // as in the pool
+  int64_t sequence = 0;            // of the session's last event
+  std::string turn_key;            // of its last turn, at most kMaxTurnKeyBytes; empty: it had none
+  bool last_turn_answers = false;  // as Session's
   // Journal records of the session that are in this image: the next one has this number.
   int64_t journaled = 0;
   PastImage past;  // for SessionPast::Restore; by default nothing is known of it

@@ -176,8 +176,9 @@ absl::Status SnapshotReader::CheckScope() const {
 absl::Status SnapshotReader::CheckSizes() const {
   const uint32_t stored = version_ > 1 ? At<uint32_t>(head_, 120) : 0;
   if (stored != (id_ ? 1u : 0u)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the bytes are not ", what_, " but one that was ", id_ ? "exported" : "kept in a store"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the bytes are no ", id_ ? "stored session but an exported one"
+                                              : "exported session but a stored one"));
   }
   const uint64_t max_body = id_ ? kMaxSnapshotBodyBytes : kMaxExportedBodyBytes;
   if (body_bytes_ > max_body) {

@@ -66,8 +66,9 @@ struct SnapshotScope {
 struct SnapshotLabel {
   std::string owner;
   absl::Time created_at;
-  std::optional<SessionId> id;  // a store's: it opens as this session only; absent: exported
-  uint64_t epoch = 0;           // of the store
+  std::optional<SessionId> id =
+      std::nullopt;    // a store's: it opens as this session only; absent: exported
+  uint64_t epoch = 0;  // of the store
   RowEncoding encoding = RowEncoding::kFloat32;  // of the row and the checkpoints' rows
 };
 

@@ -53,10 +53,10 @@ bool TtlSound(int64_t seconds) { return seconds > 0 && seconds <= kMaxTtlSeconds
 }  // namespace
 
 std::string WriteSnapshotBody(const SessionImage& image) {
-  const auto& [ttl, point, row, sequence, turn_key, journaled, past] = image;
+  const auto& [ttl, point, row, sequence, turn_key, last_turn_answers, journaled, past] = image;
   const auto& [log, checkpoints, last_number] = past;
   ByteWriter writer;
-  writer(absl::ToInt64Seconds(ttl), point, sequence, turn_key, journaled,
+  writer(absl::ToInt64Seconds(ttl), point, sequence, turn_key, last_turn_answers, journaled,
          log.remembers() ? log.Serialize() : std::string(), checkpoints, last_number);
   return std::move(writer).Take();
 }
@@ -67,8 +67,8 @@ absl::StatusOr<SessionImage> ReadSnapshotBody(std::string_view bytes, int32_t vo
   int64_t ttl = 0;
   std::string log;
   ByteReader reader(bytes);
-  reader(ttl, image.point, image.sequence, image.turn_key, image.journaled, log, past.checkpoints,
-         past.last_number);
+  reader(ttl, image.point, image.sequence, image.turn_key, image.last_turn_answers, image.journaled,
+         log, past.checkpoints, past.last_number);
   const auto sound = [&](const CheckpointImage& checkpoint) {
     return Sound(checkpoint, vocab_size);
   };

@@ -1,7 +1,7 @@
 // All of a session's image but its rows, as bytes: the first part of what a snapshot seals. The
 // fields of SessionImage in their order (byte_codec.h): ttl in seconds, point, sequence, turn key,
-// journaled, the token log as one string, then the checkpoints' kinds, names, points and shared
-// tokens, and the last number given to one.
+// last turn answers, journaled, the token log as one string, then the checkpoints' kinds, names,
+// points and shared tokens, and the last number given to one.
 #ifndef GMA_SERVER_SESSION_SNAPSHOT_BODY_H_
 #define GMA_SERVER_SESSION_SNAPSHOT_BODY_H_
 
