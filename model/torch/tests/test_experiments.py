@@ -6,8 +6,12 @@ import random
 
 import numpy as np
 import pytest
+import torch
+from scripts import ROOT
 
-from gma_torch.experiments import ladder, lm
+from gma_torch.config import GmaConfig
+from gma_torch.experiments import classify, cost, ladder, lm, recall, responsibilities
+from gma_torch.experiments.encoder import MIXERS, Encoder
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "ran", "<unk>", "1984"]
 
@@ -27,6 +31,14 @@ def data(tmp_path_factory):
 
     for part, lines in (("train", 300), ("valid", 40), ("test", 40)):
         put(f"wikitext-2/wiki.{part}.tokens.xz", text(lines))
+    for part, rows in (("train", 60), ("test", 30)):
+        lines = (f"{n % 2}\t9\t{n}\t{'good' if n % 2 else 'bad'} film" for n in range(rows))
+        put(f"imdb/{part}.tsv.xz", "label\trating\tid\ttext\n" + "\n".join(lines))
+    rows = (f'"the {n % 4} news, said",{n % 4}' for n in range(40))
+    put("ag-news/train-5000.csv.xz", "text,label\n" + "\n".join(rows))
+    put("ag-news/test.csv.xz", "\n".join(f'{n % 4 + 1},"a","b"' for n in range(20)))
+    rows = (f"{n % 10}\t( [MAX {n % 10} 0 ] )" for n in range(2050))
+    put("listops/test_d20.tsv.xz", "\n".join(rows))
     put("books/train-0.txt.xz", text(400))
     put("books/valid.txt.xz", text(150))
     return root
@@ -112,3 +124,103 @@ def test_other_settings_need_another_folder(data, tmp_path, capsys):
     assert lm.EXPERIMENT.main(["--out", str(tmp_path), *flags]) == 2
     assert "use the same settings or another folder" in capsys.readouterr().err
     assert np.all([p.name == "config.json" for p in tmp_path.iterdir()])
+
+
+def test_recall_by_distance(tmp_path):
+    flags = ["--pairs", "1", "4", "--hidden_size", "16", "--layers", "1", "--heads", "2"]
+    flags += ["--intermediate_size", "96", "--components", "4", "--routing_dim", "4"]
+    flags += ["--steps", "3", "--batch", "50", "--context", "40", "--seeds", "0"]
+    table = _run(recall.EXPERIMENT, tmp_path, *flags)
+    assert {row["pairs"] for row in table["rows"]} == {1, 4}
+    assert all(0 <= row["hits"] <= 1 and row["16-32"] <= 1 for row in table["rows"])
+
+
+def test_recall_sequences_hold_their_answers():
+    config = recall.RecallConfig(context=60)
+    task = recall.RecallTask(config, 5, 0)
+    tokens, distances = task.rows(np.random.default_rng(0), 20)
+    for row, gaps in zip(tokens, distances, strict=True):
+        questions = range(61 - 10, 61, 2)
+        for at, gap in zip(questions, gaps, strict=True):
+            assert row[at] < config.keys and row[at + 1] == row[at - gap + 1]
+            assert row[at] == row[at - gap]
+        body = row[: 61 - 10]
+        assert np.sum(body < config.keys) == 5
+    assert not np.array_equal(task.batch(0), task.batch(1))
+
+
+def test_activation_memory_is_counted_and_bounded(tmp_path):
+    flags = ["--lengths", "64", "128", "256", "--hidden_size", "32", "--heads", "2"]
+    flags += ["--components", "8", "--routing_dim", "4", "--repeats", "1"]
+    table = _run(cost.EXPERIMENT, tmp_path, *flags, "--memory_gb", "0.001")
+    size = {(r["variant"], r["length"]): r["activation MB"] for r in table["rows"]}
+    assert size["GMA plain", 256] < 2.3 * size["GMA plain", 128]  # linear
+    assert size["SDPA, no fused kernel", 128] > 2.5 * size["SDPA, no fused kernel", 64]  # square
+    assert size["SDPA, no fused kernel", 256] is None
+    notes = [row["note"] for row in table["rows"] if row["note"]]
+    assert notes == ["needs about 0.0021 GB"]
+
+
+def test_responsibilities_of_a_model(data, tmp_path):
+    model = ROOT / "deploy/models/tiny/plain"
+    flags = ["--model", str(model), "--text", str(data / "books/valid.txt.xz")]
+    table = _run(responsibilities.EXPERIMENT, tmp_path, *flags, "--length", "64")
+    layers = GmaConfig.from_directory(model).num_hidden_layers
+    assert [(r["layer"], r["side"]) for r in table["rows"]][:2] == [(0, "keys"), (0, "queries")]
+    assert len(table["rows"]) == 2 * layers
+    for row in table["rows"]:
+        assert row["purity"] >= row["max P(c)"] - 1e-9
+        assert row["NMI permuted"] < 0.05
+        assert row["tokens"] == 512
+
+
+def test_measures_at_their_sanity_values():
+    cat = torch.arange(6).repeat(2000)
+    pure = torch.nn.functional.one_hot(2 * cat + torch.arange(12000) // 6 % 2, 12)
+    got = responsibilities.measures(pure.double(), cat, 6)
+    assert got["purity"] == pytest.approx(1) and got["NMI"] == pytest.approx(0.84, abs=0.01)
+    assert got["K_eff"] == pytest.approx(12) and got["exp I"] == pytest.approx(12)
+    blind = torch.softmax(torch.randn(12000, 12, generator=torch.Generator().manual_seed(0)), -1)
+    got = responsibilities.measures(blind, cat, 6)
+    assert got["NMI"] < 1e-3 and got["dead"] == 0
+    assert got["purity"] == pytest.approx(got["max P(c)"], abs=0.02)
+
+
+def test_missing_model_or_text_is_one_line(data, tmp_path, capsys):
+    flags = ["--out", str(tmp_path), "--model", "nowhere"]
+    assert responsibilities.EXPERIMENT.main([*flags, "--text", "none.txt"]) == 2
+    assert "none.txt: no such file" in capsys.readouterr().err
+    assert responsibilities.EXPERIMENT.main([*flags, "--text", str(data / "books/valid.txt.xz")])
+    assert "nowhere/config.json: No such file" in capsys.readouterr().err
+
+
+def test_classification(data, tmp_path):
+    flags = ["--data", str(data), "--lengths", "8", "16", "--hidden_size", "16", "--layers", "1"]
+    flags += ["--intermediate_size", "64", "--components", "4", "--routing_dim", "4"]
+    flags += ["--steps", "3", "--batch", "4", "--seeds", "0", "--test_texts", "20"]
+    table = _run(classify.EXPERIMENT, tmp_path, *flags)
+    assert len(table["rows"]) == 3 * 2 * len(MIXERS)
+    for task in ("imdb", "ag-news", "listops"):
+        sizes = [row["parameters"] for row in table["rows"] if row["task"] == task]
+        assert max(sizes) - min(sizes) <= 3 * 16 / 2 + 1
+    assert all(0 <= row["accuracy"] <= 1 and row["test texts"] == 20 for row in table["rows"])
+
+
+def test_classification_learns_a_word(data, tmp_path):
+    """One feature decides: every mixer finds it."""
+    flags = ["--data", str(data), "--tasks", "imdb", "--lengths", "16", "--steps", "60"]
+    flags += ["--hidden_size", "16", "--layers", "1", "--intermediate_size", "64", "--seeds", "0"]
+    flags += ["--components", "4", "--routing_dim", "4", "--lr", "1e-2"]
+    table = _run(classify.EXPERIMENT, tmp_path, *flags)
+    assert [row["accuracy"] for row in table["rows"]] == [1.0] * len(MIXERS)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@torch.no_grad()
+def test_padding_changes_nothing(mixer):
+    torch.manual_seed(0)
+    model = Encoder(mixer, 20, 3, width=16, layers=2, heads=2, intermediate=24, components=4,
+                    routing=4)  # fmt: skip
+    tokens = torch.randint(1, 20, (2, 9))
+    padded = torch.nn.functional.pad(tokens, (0, 5))
+    torch.testing.assert_close(model(padded), model(tokens), rtol=1e-5, atol=1e-6)

@@ -72,7 +72,8 @@ class LanguageData:
 
 
 def _words(text: str) -> list[str]:
-    return [word for line in text.splitlines() for word in [*line.split(), "<eos>"]]
+    lines = text.removesuffix("\n").split("\n")  # splitlines would also split inside some lines
+    return [word for line in lines for word in [*line.split(), "<eos>"]]
 
 
 @cache

@@ -103,10 +103,10 @@ def train_cell(
     }
 
 
-def options_of(config: Any, seed: int) -> TrainOptions:
-    """The training options that an experiment's config names, one seed."""
+def options_of(config: Any, seed: int, context: int | None = None) -> TrainOptions:
+    """The training options that an experiment's config names, one seed and length."""
     return TrainOptions(
-        steps=config.steps, batch=config.batch, context=config.context, lr=config.lr,
+        steps=config.steps, batch=config.batch, context=context or config.context, lr=config.lr,
         warmup=min(config.warmup, config.steps), seed=seed,
         eval_every=max(1, config.steps // 10), precision="auto",
     )  # fmt: skip
