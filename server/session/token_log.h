@@ -24,7 +24,8 @@ class TokenLog {
   static constexpr int64_t kMaxTokens = 100'000'000;
 
   // `limit`: token ids remembered, the last ones, at most kMaxTokens; 0: none.
-  explicit TokenLog(int64_t limit = 0) : limit_(limit) {}
+  explicit TokenLog(int64_t limit) : limit_(limit) {}
+  TokenLog() : TokenLog(0) {}
 
   // Positions [begin, end) can be fed again.
   int64_t begin() const;

@@ -187,5 +187,55 @@ TEST_F(PastTest, ACopySharesTheRows) {
   EXPECT_NE(past.ring().Find("a"), nullptr);
 }
 
+// What is kept of a session goes on as the session itself would.
+TEST_F(PastTest, IsTheSameAfterItWasAnImage) {
+  Say({1, 2, 3}, {4, 5});
+  ASSERT_THAT(past.Keep("here", point, kRow), IsOk());
+  ASSERT_THAT(past.Keep("", point, kRow), IsOk());
+  Say({6}, {7, 8, 9});
+  past.KeepAutomatic(point, kRow);
+  const PastImage image = past.Image();
+  EXPECT_EQ(image.checkpoints.size(), 2u);  // without the automatic one
+  EXPECT_EQ(totals.bytes, 12);
+
+  SessionPast other({.checkpoint_bytes = 12, .checkpoint_tokens = 4, .rewind_tokens = 100},
+                    &totals);
+  other.Restore(image, point);
+  EXPECT_EQ(totals.bytes, 20);
+  for (const RewindTarget& target : {RewindTarget("here"), RewindTarget("1"), RewindTarget(7)}) {
+    const auto one = past.PlanRewind(target, 9), two = other.PlanRewind(target, 9);
+    ASSERT_THAT(one, IsOk());
+    ASSERT_THAT(two, IsOk());
+    EXPECT_EQ(one->row_fed, two->row_fed);
+    EXPECT_EQ(one->replay, two->replay);
+    EXPECT_EQ(one->point.fed, two->point.fed);
+    EXPECT_EQ(one->row->bytes().data(), two->row->bytes().data());  // the rows are shared
+  }
+  const auto next = other.Keep("", point, kRow);
+  ASSERT_THAT(next, IsOk());
+  EXPECT_EQ((*next)->name, "2");  // no number is given twice
+}
+
+TEST_F(PastTest, AnImageIsRestoredAsFarAsTheLimitsGo) {
+  Say({1, 2, 3}, {4, 5});
+  ASSERT_THAT(past.Keep("", point, kRow), IsOk());
+  ASSERT_THAT(past.Keep("here", point, kRow), IsOk());
+  ASSERT_THAT(past.Keep("", point, kRow), IsOk());
+  SessionPast small({.checkpoint_bytes = 8, .checkpoint_tokens = 0, .rewind_tokens = 2}, &totals);
+  small.Restore(past.Image(), point);
+  EXPECT_EQ(small.ring().Find("1"), nullptr);
+  EXPECT_NE(small.ring().Find("here"), nullptr);
+  EXPECT_NE(small.ring().Find("2"), nullptr);
+  SessionPast nothing;
+  nothing.Restore(past.Image(), point);
+  EXPECT_TRUE(nothing.ring().all().empty());
+  EXPECT_EQ(nothing.log().end(), 0);
+  // Of an image without a past, it is known where the session stands.
+  SessionPast fresh({.checkpoint_bytes = 8, .checkpoint_tokens = 0, .rewind_tokens = 2}, &totals);
+  fresh.Restore({}, point);
+  EXPECT_EQ(fresh.log().begin(), 4);
+  EXPECT_EQ(fresh.log().end(), 5);
+}
+
 }  // namespace
 }  // namespace gma
