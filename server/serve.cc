@@ -83,7 +83,8 @@ absl::Status StartEngine(const ServerOptions& options, Parts& parts) {
       .end_tokens = served.end_tokens,
       .past = {.checkpoint_bytes = static_cast<size_t>(options.checkpoint_bytes),
                .checkpoint_tokens = options.checkpoint_tokens,
-               .rewind_tokens = options.rewind_tokens}};
+               .rewind_tokens = options.rewind_tokens},
+      .prefix_bytes = static_cast<size_t>(options.prefix_bytes)};
   absl::StatusOr<std::unique_ptr<Engine>> engine =
       Engine::Create(engine_options, *parts.model.decoder, TokenText(*parts.model.tokenizer),
                      parts.clock, *parts.metrics);

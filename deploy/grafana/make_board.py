@@ -252,11 +252,23 @@ STATE = [
         percentiles("gma_session_context_tokens"),
     ),
     Panel(
+        "Prefix reuse",
+        "Requests that began with a state kept from an earlier one, and that found none; tokens "
+        "that were not read again.",
+        "ops",
+        [
+            (rate("gma_prefix_hits_total"), "hits"),
+            (rate("gma_prefix_misses_total"), "misses"),
+            (rate("gma_prefix_tokens_saved_total"), "tokens saved"),
+        ],
+    ),
+    Panel(
         "Memory",
-        "All state rows, and the weights.",
+        "All state rows, states kept for reuse, and the weights.",
         "bytes",
         [
             (gauge("gma_state_pool_bytes"), "state pool"),
+            (gauge("gma_prefix_bytes"), "prefixes"),
             (gauge("gma_model_weights_bytes"), "weights"),
         ],
     ),

@@ -105,9 +105,10 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& directory,
   return out;
 }
 
-absl::StatusOr<std::vector<int32_t>> ChatTemplate::Render(absl::Span<const ChatMessage> messages,
-                                                          bool first) const {
-  std::vector<int32_t> tokens;
+absl::StatusOr<RenderedChat> ChatTemplate::Render(absl::Span<const ChatMessage> messages,
+                                                  bool first) const {
+  RenderedChat rendered;
+  std::vector<int32_t>& tokens = rendered.tokens;
   const auto add = [&](const Role& role, std::string_view content) {
     Append(role.prefix, tokens);
     Append(tokenizer_->EncodeText(content), tokens);
@@ -129,9 +130,10 @@ absl::StatusOr<std::vector<int32_t>> ChatTemplate::Render(absl::Span<const ChatM
                        })));
     }
     add(role->second, message.content);
+    rendered.message_ends.push_back(tokens.size());
   }
   Append(generation_prefix_, tokens);
-  return tokens;
+  return rendered;
 }
 
 }  // namespace gma

@@ -4,6 +4,7 @@
 #ifndef GMA_MODEL_TOKENIZER_CHAT_TEMPLATE_H_
 #define GMA_MODEL_TOKENIZER_CHAT_TEMPLATE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -21,6 +22,11 @@ struct ChatMessage {
   std::string content;  // any bytes
 };
 
+struct RenderedChat {
+  std::vector<int32_t> tokens;
+  std::vector<size_t> message_ends;  // positions in `tokens`, one a message, ascending
+};
+
 // The key "gma_chat" of tokenizer_config.json:
 //   {"default_system": text, "roles": {name: {"prefix": text, "suffix": text}},
 //    "generation_prefix": text}
@@ -36,8 +42,7 @@ class ChatTemplate {
   // the session before: the default system message is then put in front unless the first message
   // is a system message.
   // ERRORS: kInvalidArgument for an unknown role, naming it and those known.
-  absl::StatusOr<std::vector<int32_t>> Render(absl::Span<const ChatMessage> messages,
-                                              bool first) const;
+  absl::StatusOr<RenderedChat> Render(absl::Span<const ChatMessage> messages, bool first) const;
 
   // Tokens that close an assistant's answer (the assistant's suffix). When a session goes on after
   // an answer, those of them that were not fed yet come first.

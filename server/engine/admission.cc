@@ -26,11 +26,14 @@ std::unique_ptr<Request> NewRequest(Spec& spec, absl::Duration accepted_at) {
   return request;
 }
 
-// The tokens of `input`, which is emptied; `fresh`: nothing was fed before.
+// The tokens of `input`; `fresh`: nothing was fed before. Its marks are then within those.
 std::vector<int32_t> TakeTokens(InputTokens& input, bool fresh) {
   std::vector<int32_t> tokens = std::move(input.tokens);
-  if (fresh)
-    tokens.insert(tokens.begin(), input.opening_tokens.begin(), input.opening_tokens.end());
+  const std::vector<int32_t>& opening = input.opening_tokens;
+  if (!fresh || opening.empty()) return tokens;
+  tokens.insert(tokens.begin(), opening.begin(), opening.end());
+  for (size_t& mark : input.marks) mark += opening.size();
+  input.marks.insert(input.marks.begin(), opening.size());
   return tokens;
 }
 
@@ -129,15 +132,15 @@ absl::Status EngineCore::BusyError(const Session& session) const {
 absl::Status EngineCore::BeginSessionTurn(Request& request, Session& session) {
   // Nothing of the session or the queue is changed unless the turn can begin.
   GMA_RETURN_IF_ERROR(CheckAfter(request, session));
-  const std::vector<int32_t> input =
-      TakeTokens(request.input, /*fresh=*/session.context_tokens() == 0);
+  const bool fresh = session.context_tokens() == 0;
+  const std::vector<int32_t> input = TakeTokens(request.input, fresh);
   request.feed = session.TokensToFeed(request.input.close_tokens, input);
   if (request.feed.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "input is empty and session ", session.id().Hex(), " holds nothing to go on from"));
   }
   const bool new_input = !input.empty();
-  request.input = {};
+  if (!fresh) request.input.marks.clear();
   StartTurn(request, session, request.generates ? TurnKind::kAnswer : TurnKind::kAppend, new_input);
   return absl::OkStatus();
 }
@@ -152,10 +155,13 @@ void EngineCore::StartTurn(Request& request, Session& session, TurnKind kind, bo
   table_.BeginTurn(session, kind, new_input);
   request.candidates.push_back(MakeCandidate(request, 0, &session));
   request.live = 1;
+  const std::vector<size_t> marks = std::exchange(request.input, {}).marks;
+  if (session.context_tokens() == 0 && !request.rewind) StartFromPrefix(request, marks);
   if (request.generates) EnterRecorded(request);
-  if (request.feed_end() > 0) return;
-  // Nothing to feed yet: an Append of one token to an empty session, or a Rewind to a saved row.
-  if (!request.feed.empty()) session.SetPending(request.feed.front());
+  if (request.next < request.feed_end()) return;
+  // Nothing to feed yet: an Append of one token to an empty session, or of what was found again; a
+  // Rewind to a saved row.
+  if (request.next == 0 && !request.feed.empty()) session.SetPending(request.feed.front());
   FinishAppend(request);
 }
 
@@ -198,16 +204,17 @@ absl::Status EngineCore::AdmitPrivate(Request& request) {
   }
   const absl::Duration now = clock_.Monotonic();
   request.feed = TakeTokens(request.input, /*fresh=*/true);
-  request.input = {};
   request.candidates.reserve(static_cast<size_t>(request.n));
   for (int32_t i = 0; i < request.n; ++i) {
     GMA_ASSIGN_OR_RETURN(StateRow row, pool_->Acquire());
-    std::unique_ptr<Session> session = table_.InsertPrivate(owner, std::move(row), now);
+    std::unique_ptr<Session> session =
+        table_.InsertPrivate(owner, std::move(row), now, PrivatePast());
     session->BeginTurn(TurnKind::kAnswer, /*new_input=*/true);
     request.candidates.push_back(MakeCandidate(request, i, session.get()));
     request.candidates.back().private_session = std::move(session);
     ++request.live;
   }
+  StartFromPrefix(request, std::exchange(request.input, {}).marks);
   return absl::OkStatus();
 }
 

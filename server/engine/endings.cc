@@ -52,6 +52,10 @@ void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishR
            {"queue_seconds", event.timings.queue},
            {"first_token_seconds", event.timings.first_token},
            {"decode_seconds", event.timings.decode}});
+  // Of n answers one is kept.
+  if (request.is_private() && candidate.index == 0 && candidate.completion_tokens > 0) {
+    KeepPrefix(request, *candidate.session);
+  }
   ReleaseCandidate(candidate);
   if (--request.live > 0) return Emit(request, std::move(event));  // a private request's
   // Of a session's own turn; one that still waited for it has no say.
@@ -61,6 +65,7 @@ void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishR
   EndRequest(request);
   if (began) {
     request.session->KeepAutomatic();
+    KeepPrefix(request, *request.session);
     EndReader(request, absl::OkStatus());
   } else {
     request.stream->Finish(std::get<FinishedEvent>(std::move(numbered)));
@@ -80,7 +85,10 @@ void EngineCore::FinishAppend(Request& request) {
     request.history->End(absl::OkStatus());
   }
   EndRequest(request);
-  if (!request.rewind) session.KeepAutomatic();
+  if (!request.rewind) {
+    session.KeepAutomatic();
+    KeepPrefix(request, session);
+  }
   SessionSnapshotInfo info = InfoOf(session);
   info.appended_tokens = appended;
   BeginNextTurn(request);

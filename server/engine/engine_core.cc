@@ -20,6 +20,8 @@ EngineCore::EngineCore(const EngineOptions& options, CompiledDecoder& decoder,
       pool_(std::move(pool)),
       shared_(std::move(shared)),
       table_(options.max_sessions_per_owner, options.past),
+      prefixes_(options.prefix_bytes, pool_->row_bytes()),
+      parked_row_bytes_(EncodedBytes(decoder.state_layout(), options.park_format)),
       logits_(static_cast<size_t>(options.max_batch_rows) *
               static_cast<size_t>(decoder.vocab_size())),
       answer_logits_(static_cast<size_t>(decoder.vocab_size())) {
@@ -45,13 +47,6 @@ bool EngineCore::Tick() {
     metrics_.FlushBatches();
   }
   return did_something;
-}
-
-void EngineCore::TakeMessages() {
-  shared_->mailbox.TakeAll(messages_);
-  for (EngineMessage& message : messages_) {
-    std::visit([this](auto& typed) { OnMessage(std::move(typed)); }, message);
-  }
 }
 
 void EngineCore::EndOverdue(absl::Duration now) {
@@ -120,27 +115,31 @@ void EngineCore::UpdateGauges() {
   metrics_.num_requests_waiting->Set(static_cast<double>(shared_->waiting.load()));
   metrics_.num_requests_paused->Set(static_cast<double>(paused_));
   metrics_.turns_detached->Set(static_cast<double>(detached_));
-  metrics_.sessions->Set(table_.session_count());
+  for (const SessionTier tier : {SessionTier::kPool, SessionTier::kMemory, SessionTier::kDisk}) {
+    metrics_.sessions[static_cast<TierLabel>(tier)]->Set(table_.count(tier));
+  }
+  metrics_.session_parked_bytes->Set(static_cast<double>(table_.parked_bytes()));
+  metrics_.prefix_bytes->Set(static_cast<double>(prefixes_.bytes()));
   metrics_.session_checkpoints->Set(static_cast<double>(table_.checkpoints().count));
   metrics_.session_checkpoint_bytes->Set(static_cast<double>(table_.checkpoints().bytes));
-  metrics_.state_rows[RowUseLabel::kSession]->Set(table_.session_count());
+  metrics_.state_rows[RowUseLabel::kSession]->Set(table_.count(SessionTier::kPool));
   metrics_.state_rows[RowUseLabel::kPrivate]->Set(table_.private_count());
   metrics_.state_rows[RowUseLabel::kFree]->Set(pool_->capacity() - pool_->used());
 }
 
 void EngineCore::CheckOwnership() const {
   std::vector<bool> held(static_cast<size_t>(pool_->capacity()));
-  absl::flat_hash_map<const Owner*, int32_t> rows_of;
+  absl::flat_hash_map<const Owner*, int32_t> held_by;
   int64_t waiting = 0, running = 0;
   // The scheduler's promise, with every row there is as the largest number of runnable ones.
   const int64_t step_rows = std::min(options_.max_batch_rows, options_.max_step_tokens);
   const int64_t wait_bound = (pool_->capacity() + step_rows - 1) / step_rows + 1;
   const auto hold = [&](const Session& session) {
-    GMA_CHECK(session.row().holds());
+    ++held_by[&session.owner()];
+    if (session.tier() == SessionTier::kMemory) return;
     const size_t row = static_cast<size_t>(session.row().index());
     GMA_CHECK(row < held.size() && !held[row]);
     held[row] = true;
-    ++rows_of[&session.owner()];
   };
   table_.ForEach(hold);
   for (const auto& request : requests_) {
@@ -151,10 +150,12 @@ void EngineCore::CheckOwnership() const {
     (request->state == RequestState::kRunning ? running : waiting) += 1;
   }
   GMA_CHECK(std::count(held.begin(), held.end(), true) == pool_->used());
-  GMA_CHECK(table_.session_count() + table_.private_count() == pool_->used());
-  for (const auto& [owner, rows] : rows_of) {
-    GMA_CHECK(rows == owner->rows && rows <= options_.max_sessions_per_owner);
-  }
+  GMA_CHECK(table_.count(SessionTier::kPool) + table_.private_count() == pool_->used());
+  table_.ForEachOwner([&](const Owner& owner) {
+    GMA_CHECK(held_by[&owner] + static_cast<int32_t>(owner.sleeping.size()) == owner.held);
+    GMA_CHECK(owner.held <= options_.max_sessions_per_owner);
+  });
+  CheckTiers();
   GMA_CHECK(shared_->running.load() == running);
   GMA_CHECK(shared_->waiting.load() >= waiting);  // some may be in the mailbox
 }

@@ -24,6 +24,7 @@
 #include "server/engine/turn_replays.h"
 #include "server/metrics/metrics.h"
 #include "server/scheduler/scheduler.h"
+#include "server/session/prefix_cache.h"
 #include "server/session/session_table.h"
 
 namespace gma {
@@ -113,6 +114,15 @@ class EngineCore {
   // `tokens` enter after `drawn` tokens of the answer, and after the one that is pending.
   void OnInterjection(const Request& request, int64_t drawn, absl::Span<const int32_t> tokens);
 
+  // prefix.cc.
+  //
+  // What a private request remembers.
+  SessionPast PrivatePast() const;
+  // REQUIRES: nothing was fed to the first candidate's session; its turn has begun.
+  void StartFromPrefix(Request& request, absl::Span<const size_t> marks);
+  // Keeps the state of `session`, of which all tokens are known, unless one near it was kept.
+  void KeepPrefix(Request& request, const Session& session);
+
   // session_calls.cc.
   void OnMessage(OpenMessage message);
   void OnMessage(GetMessage message);
@@ -168,6 +178,7 @@ class EngineCore {
   const std::shared_ptr<EngineShared> shared_;
 
   SessionTable table_;
+  PrefixCache prefixes_;  // shares rows of checkpoints, which the table counts
   std::vector<std::unique_ptr<Request>> requests_;  // in order of acceptance
   absl::flat_hash_map<const TokenStream*, Request*> by_stream_;
   absl::flat_hash_map<uint64_t, SessionTurns> turns_;  // by the session's number

@@ -31,7 +31,8 @@ struct EngineOptions {
   absl::Duration default_ttl = absl::Minutes(30);  // idle time until a session expires
   size_t stream_capacity = 256;     // token events a slow reader can leave waiting, >= 16
   std::vector<int32_t> end_tokens;  // the model's
-  PastLimits past = {};             // what each session remembers; private requests nothing
+  PastLimits past = {};             // what each session remembers
+  size_t prefix_bytes = 0;          // of states kept for requests that begin alike; 0: none
   // Events of a session's last turn that are kept for Resume, the last ones; >= 1.
   int64_t resume_events = 65536;
   // How long a turn on a session whose reader is gone waits for a Resume; zero: it ends at once.
@@ -46,9 +47,12 @@ using TokenTextFunction = std::function<std::string_view(int32_t)>;
 // an answer in the model's chat format) comes first, without those of it that the answer has
 // already drawn; so a chat goes on correctly after an end token, a length stop and a cancel. Where
 // nothing was fed before, `opening_tokens` (the model's default system message) comes first.
+// `marks` are the ends, within `tokens`, of messages that another one follows, ascending: other
+// requests may begin with the same text up to there.
 struct InputTokens {
   std::vector<int32_t> tokens;
-  std::vector<int32_t> close_tokens, opening_tokens;  // only for chat input
+  std::vector<int32_t> close_tokens = {}, opening_tokens = {};  // only for chat input, like marks
+  std::vector<size_t> marks = {};
 };
 
 // REQUIRES of all fields: checked against the limits table by the caller.

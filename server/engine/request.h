@@ -96,6 +96,10 @@ struct Request {
 
   std::vector<int32_t> feed;  // everything to feed; without an answer, its last token stays pending
   size_t next = 0;            // of `feed`: fed so far
+  // Where prefill stops to keep the state for others, ascending; and how many tokens the longest
+  // beginning has that was found or kept.
+  std::deque<size_t> keep_at;
+  size_t kept = 0;
   size_t feed_end() const { return feed.size() - (generates || feed.empty() ? 0 : 1); }
   // Input that enters an answer makes a new `feed`, the token drawn last first.
   bool feeds_drawn = false;

@@ -60,8 +60,10 @@ void EngineCore::BuildViews() {
     if (request.next < request.feed_end()) {
       // The last token of a prompt draws the first of each answer, so it waits for room; the ones
       // before it need none.
-      int64_t tokens = static_cast<int64_t>(request.feed_end() - request.next);
-      if (request.generates && !HasRoom(request, request.n)) --tokens;
+      const bool keeps = !request.keep_at.empty();
+      const size_t end = keeps ? request.keep_at.front() : request.feed_end();
+      int64_t tokens = static_cast<int64_t>(end - request.next);
+      if (!keeps && request.generates && !HasRoom(request, request.n)) --tokens;
       AddView(request, request.candidates.front(), tokens);
       if (tokens == 0) ++paused_;
       continue;
@@ -165,11 +167,16 @@ void EngineCore::CommitPart(const StepPart& part, absl::Span<float> logits, absl
   candidate.session->Advance(
       fed, all ? std::nullopt : std::optional<int32_t>(request.feed[request.next]));
   candidate.session->KeepAutomaticWhenDue();
+  if (!request.keep_at.empty() && request.next == request.keep_at.front()) {
+    request.keep_at.pop_front();
+    KeepPrefix(request, *candidate.session);
+  }
   if (!request.generates) {
     if (request.next == request.feed_end()) FinishAppend(request);
     return;
   }
   if (!all) return;
+  if (request.context_before == 0) KeepPrefix(request, *candidate.session);
   ForkPrompt(request);
   for (Candidate& answer : request.candidates) {
     if (request.state == RequestState::kEnded) return;

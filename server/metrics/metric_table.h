@@ -86,6 +86,13 @@ struct MetricRow {
     "Copies of state rows kept for rewinding; forks share them.")                                  \
   X(kSessionCheckpointBytes, kGauge, "gma_session_checkpoint_bytes", "",                           \
     "Bytes of those copies in host memory.")                                                       \
+  X(kPrefixHits, kCounter, "gma_prefix_hits_total", "",                                            \
+    "Requests that began with a state that an earlier one of their owner had left.")               \
+  X(kPrefixMisses, kCounter, "gma_prefix_misses_total", "",                                        \
+    "Requests that began anew and found no such state.")                                           \
+  X(kPrefixTokensSaved, kCounter, "gma_prefix_tokens_saved_total", "",                             \
+    "Tokens of input that those states had read already.")                                         \
+  X(kPrefixBytes, kGauge, "gma_prefix_bytes", "", "Bytes of states kept for such requests.")       \
   X(kModelLoad, kGauge, "gma_model_load_seconds", "", "Time the model took to load at start.")     \
   X(kModelWeightsBytes, kGauge, "gma_model_weights_bytes", "",                                     \
     "Bytes of the weights as they are kept in memory.")                                            \

@@ -152,6 +152,10 @@ void BuildStepsAndState(Builder& builder, Metrics& metrics) {
   metrics.session_imports = builder.Counter(kSessionImports);
   metrics.session_checkpoints = builder.Gauge(kSessionCheckpoints);
   metrics.session_checkpoint_bytes = builder.Gauge(kSessionCheckpointBytes);
+  metrics.prefix_hits = builder.Counter(kPrefixHits);
+  metrics.prefix_misses = builder.Counter(kPrefixMisses);
+  metrics.prefix_tokens_saved = builder.Counter(kPrefixTokensSaved);
+  metrics.prefix_bytes = builder.Gauge(kPrefixBytes);
   metrics.model_load_seconds = builder.Gauge(kModelLoad);
   metrics.model_weights_bytes = builder.Gauge(kModelWeightsBytes);
   metrics.resident_memory_bytes = builder.Gauge(kResidentMemoryBytes);

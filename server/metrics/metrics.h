@@ -118,6 +118,8 @@ struct Metrics {
   prometheus::Counter *session_forks, *session_rewinds, *session_rewind_tokens, *session_exports,
       *session_imports;
   prometheus::Gauge *session_checkpoints, *session_checkpoint_bytes;
+  prometheus::Counter *prefix_hits, *prefix_misses, *prefix_tokens_saved;
+  prometheus::Gauge* prefix_bytes;
 
   // The model, set once by the program.
   prometheus::Gauge *model_load_seconds, *model_weights_bytes;

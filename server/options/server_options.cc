@@ -148,6 +148,9 @@ void AddCapacityFlags(CLI::App& app, RawFlags& raw) {
       app, "--rewind_tokens", options.rewind_tokens, 0, 100000000,
       "Token ids that a session remembers, to be fed again when it is rewound; 4 bytes each.")
       ->group(group);
+  AddInteger(app, "--prefix_bytes", options.prefix_bytes, 0, int64_t{1} << 40,
+             "Bytes of host memory for states that later requests can begin with; 0 keeps none.")
+      ->group(group);
   app.add_option(
          "--state_key", options.state_key,
          "Key that exported sessions are sealed with: 32 bytes, made with mode 0600 when there "

@@ -47,6 +47,7 @@ struct ServerOptions {
   int64_t checkpoint_bytes = 32 << 20;  // of one session
   int32_t checkpoint_tokens = 1024;
   int32_t rewind_tokens = 65536;
+  int64_t prefix_bytes = 256 << 20;
   absl::Duration session_ttl = absl::Minutes(30);
   absl::Duration drain_timeout = absl::Seconds(30);
 

@@ -40,12 +40,14 @@ absl::StatusOr<InputTokens> ConvertChat(const v1::ChatInput& chat, const ServedM
   for (const v1::ChatMessage& message : chat.messages()) {
     messages.push_back({message.role(), message.content()});
   }
-  absl::StatusOr<std::vector<int32_t>> tokens = model.chat->Render(messages, /*first=*/false);
-  if (!tokens.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat("input.chat.", tokens.status().message()));
+  absl::StatusOr<RenderedChat> chat_tokens = model.chat->Render(messages, /*first=*/false);
+  if (!chat_tokens.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("input.chat.", chat_tokens.status().message()));
   }
   InputTokens converted;
-  converted.tokens = *std::move(tokens);
+  converted.tokens = std::move(chat_tokens->tokens);
+  converted.marks = std::move(chat_tokens->message_ends);
+  converted.marks.pop_back();  // what is asked now is seldom how another request begins
   converted.close_tokens = model.chat->assistant_suffix();
   if (messages.front().role != "system") converted.opening_tokens = model.chat_opening;
   return converted;

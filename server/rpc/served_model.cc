@@ -79,8 +79,9 @@ std::vector<int32_t> ChatOpening(const ChatTemplate& chat) {
   const ChatMessage probe[] = {{"user", ""}};
   const auto fresh = chat.Render(probe, /*first=*/true);
   const auto later = chat.Render(probe, /*first=*/false);
-  if (!fresh.ok() || !later.ok() || fresh->size() < later->size()) return {};
-  return {fresh->begin(), fresh->end() - static_cast<ptrdiff_t>(later->size())};
+  if (!fresh.ok() || !later.ok() || fresh->tokens.size() < later->tokens.size()) return {};
+  return {fresh->tokens.begin(),
+          fresh->tokens.end() - static_cast<ptrdiff_t>(later->tokens.size())};
 }
 
 }  // namespace gma

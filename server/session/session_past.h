@@ -54,6 +54,7 @@ class SessionPast {
       : limits_(limits), log_(limits.rewind_tokens), ring_(limits.checkpoint_bytes, totals) {}
 
   TokenLog& log() { return log_; }
+  const TokenLog& log() const { return log_; }
   const CheckpointRing& ring() const { return ring_; }
 
   // As CheckpointRing::Keep; kNumbered without a name.

@@ -68,13 +68,14 @@ Session& SessionTable::InsertFork(const Session& source, StateRow row, absl::Dur
 }
 
 std::unique_ptr<Session> SessionTable::InsertPrivate(Owner& owner, StateRow row,
-                                                     absl::Duration now) {
+                                                     absl::Duration now, SessionPast past) {
   GMA_CHECK(row.holds());
   ++owner.rows;
   ++private_count_;
   // Nobody ever looks for it, so it needs no random name.
   return std::make_unique<Session>(owner, SessionId(std::array<uint64_t, 2>{}), next_number_++,
-                                   std::move(row), absl::InfiniteDuration(), now);
+                                   std::move(row), absl::InfiniteDuration(), now,
+                                   std::move(past));
 }
 
 void SessionTable::ErasePrivate(std::unique_ptr<Session> session) {

@@ -48,7 +48,7 @@ class SessionTable {
   static constexpr size_t kRememberedEnds = 256;  // an owner
 
   // `max_rows_per_owner`: quota of state rows, private sessions included. `past`: what each session
-  // remembers; private ones remember nothing.
+  // remembers; private ones what InsertPrivate gives them.
   explicit SessionTable(int32_t max_rows_per_owner, const PastLimits& past = {})
       : max_rows_per_owner_(max_rows_per_owner), past_(past) {}
 
@@ -63,7 +63,8 @@ class SessionTable {
   // REQUIRES: as for Insert; `row` is a copy of the row of `source`, which is idle.
   Session& InsertFork(const Session& source, StateRow row, absl::Duration now);
   // A session that no id finds, for one request. REQUIRES: as for Insert.
-  std::unique_ptr<Session> InsertPrivate(Owner& owner, StateRow row, absl::Duration now);
+  std::unique_ptr<Session> InsertPrivate(Owner& owner, StateRow row, absl::Duration now,
+                                         SessionPast past = {});
   // Ends one; its row goes back at once.
   void ErasePrivate(std::unique_ptr<Session> session);
 

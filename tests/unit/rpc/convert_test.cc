@@ -157,6 +157,16 @@ TEST_F(ConvertTest, AnOwnSystemMessageReplacesTheDefault) {
             "<|start|>sbe brief<|end|><|start|>uhi<|end|><|start|>a");
 }
 
+TEST_F(ConvertTest, MarksEndTheMessagesBeforeTheLast) {
+  v1::Input& input = *request_.mutable_input();
+  for (const char* role : {"system", "user", "assistant", "user"}) AddMessage(input, role, "hi");
+  GMA_ASSERT_OK_AND_ASSIGN(GenerateSpec converted, Convert());
+  ASSERT_EQ(converted.input.marks.size(), 3u);
+  const auto begin = converted.input.tokens.begin();
+  EXPECT_EQ(Decode({begin, begin + static_cast<ptrdiff_t>(converted.input.marks[2])}),
+            "<|start|>shi<|end|><|start|>uhi<|end|><|start|>ahi<|end|>");
+}
+
 TEST_F(ConvertTest, PlainTextHasNoFrame) {
   request_.mutable_input()->set_text("<|end|>");
   GMA_ASSERT_OK_AND_ASSIGN(GenerateSpec converted, Convert());
@@ -164,6 +174,7 @@ TEST_F(ConvertTest, PlainTextHasNoFrame) {
   EXPECT_EQ(input.tokens.size(), 7u);
   EXPECT_THAT(input.close_tokens, IsEmpty());
   EXPECT_THAT(input.opening_tokens, IsEmpty());
+  EXPECT_THAT(input.marks, IsEmpty());
 }
 
 TEST_F(ConvertTest, ChatRoles) {
