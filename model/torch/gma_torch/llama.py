@@ -131,6 +131,9 @@ class Llama:
 
     Norms and the residual stream are float32; matrix products run in `compute` (bfloat16 is about
     three times as fast as float32 on CPUs that have it, and good enough for teacher targets).
+
+    `adapters` maps names of matrices to low-rank updates (A [rank, in], B [out, rank]): the matrix
+    that counts is W + B A.
     """
 
     def __init__(
@@ -141,12 +144,17 @@ class Llama:
     ) -> None:
         self.config = config
         self.compute = compute
+        self.adapters: dict[str, tuple[Tensor, Tensor]] = {}
         self.weights = {
             name: w.float() if w.dim() == 1 else w.to(compute) for name, w in weights.items()
         }
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        return F.linear(x.to(self.compute), self.weights[name])
+        out = F.linear(x.to(self.compute), self.weights[name])
+        if name not in self.adapters:
+            return out
+        down, up = self.adapters[name]
+        return out.float() + F.linear(F.linear(x.float(), down), up)
 
     def project(self, layer: int, x: Tensor, cos: Tensor, sin: Tensor) -> Heads:
         """The heads of one layer from its normed input x [B, T, d]; all in float32."""
@@ -177,14 +185,20 @@ class Llama:
         )
         x = F.embedding(tokens, self.weights["model.embed_tokens.weight"]).float()
         for layer in range(c.num_layers):
-            p = f"model.layers.{layer}."
-            normed = rms_norm(x, self.weights[p + "input_layernorm.weight"], c.rms_norm_eps)
-            heads = self.project(layer, normed, cos, sin)
-            x = x + self.output(layer, attend(layer, heads))
-            normed = rms_norm(
-                x, self.weights[p + "post_attention_layernorm.weight"], c.rms_norm_eps
-            )
-            x = x + self._mlp(layer, normed)
+            x = self.block(layer, x, cos, sin, attend)
+        return self.final_norm(x)
+
+    def block(self, layer: int, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """One layer: [B, T, d] -> [B, T, d], float32."""
+        p, eps = f"model.layers.{layer}.", self.config.rms_norm_eps
+        normed = rms_norm(x, self.weights[p + "input_layernorm.weight"], eps)
+        x = x + self.output(layer, attend(layer, self.project(layer, normed, cos, sin)))
+        normed = rms_norm(x, self.weights[p + "post_attention_layernorm.weight"], eps)
+        return x + self._mlp(layer, normed)
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        """What the head is given."""
+        c = self.config
         return rms_norm(x, self.weights["model.norm.weight"], c.rms_norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:

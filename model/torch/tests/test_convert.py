@@ -19,8 +19,10 @@ from gma_torch.convert.apply import apply_delta, save_delta
 from gma_torch.convert.base import ConvertError, PinnedBase, fetch_base, sha256
 from gma_torch.convert.cli import main
 from gma_torch.convert.data import ChatEncoder, Message
+from gma_torch.convert.distill import Distill, require_memory
 from gma_torch.convert.mixer import TransferMixer
-from gma_torch.convert.transfer import Recipe, Stage, Transfer
+from gma_torch.convert.recipe import EndToEnd, Recipe, Stage
+from gma_torch.convert.transfer import Transfer
 from gma_torch.gguf_base import GgufBase
 from gma_torch.llama import CachedAttention, Heads, Llama, full_attention, window_attention
 
@@ -231,11 +233,11 @@ def test_the_model_directory_computes_what_the_transfer_trained(
     delta, transfer = pinned_delta
     assert apply_delta(delta, tmp_path / "model", tmp_path / "b", pin[1], pin[0])
     model = load_model(tmp_path / "model")
-    from gma_torch.convert.transfer import _grouped
+    from gma_torch.convert.transfer import grouped
     from gma_torch.joint import merge_reads, window_read
 
     def attend(layer: int, heads: Heads) -> torch.Tensor:
-        q, k, k_rot, value = _grouped(heads)
+        q, k, k_rot, value = grouped(heads)
         lse, near = window_read(q, k_rot, value, RECIPE.window)
         far_lse, far = transfer.mixers[layer].slots(q, k, k_rot, value, RECIPE.window)
         late = merge_reads(lse[..., 8:], near[..., 8:, :], far_lse, far)
@@ -324,6 +326,10 @@ def test_the_repositorys_recipe_is_valid() -> None:
         ('{"stages": 3}', "stages of recipe is 3, must be a list"),
         ('{"stages": [{"steps": 1}]}', r"stages\[0\] has no key length, must have sequences, "),
         ('{"stages": [{"step": 1}]}', r"stages\[0\]"),
+        ('{"window": [64, "x"]}', "window of recipe is .*, must be a list of integers"),
+        ('{"end_to_end": 3}', "end_to_end is 3, must be an object"),
+        ('{"end_to_end": {"step": 3}}', "unknown key step in end_to_end"),
+        ('{"end_to_end": {"student_dtype": "x"}}', "student_dtype of end_to_end is 'x'"),
         ('{"teacher_dtype": "int3"}', "teacher_dtype of recipe is 'int3', must be one of float32"),
     ],
 )
@@ -338,3 +344,107 @@ def test_byte_level_tokens_count_bytes() -> None:
 
     tokenizer = Tokenizer(models.BPE({"Ã": 0, "©": 1, "a": 2}, []))
     assert int(_window(tokenizer, [2, 0, 1]).bytes.sum()) == 2
+
+
+WIDE = replace(RECIPE, window=[8, 20])
+END = replace(
+    WIDE,
+    end_to_end=EndToEnd(steps=4, accumulate=2, sequences=2, length=40, adapter_rank=2,
+                        learning_rate=1e-2, adapter_learning_rate=1e-2),
+)  # fmt: skip
+
+
+def _distill(gguf_file: Path, recipe: Recipe = END) -> Distill:
+    transfer = _transfer(gguf_file, recipe)
+    transfer.start()
+    teacher = transfer.teacher
+    return Distill(recipe, teacher, teacher, _Text(), transfer.mixers, transfer.sequences)
+
+
+def test_every_layer_trains_with_its_own_window(gguf_file: Path) -> None:
+    """A layer's loss is that of a run whose windows are all its own."""
+    together, losses = _transfer(gguf_file, WIDE), []
+    together.start()
+    losses = together.train_step(RECIPE.stages[0], 0.0)
+    for layer, window in enumerate(WIDE.window):
+        alone = _transfer(gguf_file, replace(RECIPE, window=window))
+        alone.start()
+        assert alone.train_step(RECIPE.stages[0], 0.0)[layer] == losses[layer]
+    with pytest.raises(ValueError, match="lists 3 values, must be 2"):
+        _transfer(gguf_file, replace(RECIPE, window=[8, 8, 8]))
+    with pytest.raises(ValueError, match="must be below the shortest sequence, 48 tokens"):
+        _transfer(gguf_file, replace(RECIPE, window=48))
+
+
+def test_distillation_has_the_gradients_of_its_loss(gguf_file: Path) -> None:
+    """Pieces and recomputation give the gradients of the loss written plainly."""
+    distill = _distill(gguf_file)
+    for _, up in distill.adapters.values():
+        torch.nn.init.normal_(up, std=0.05)
+    tokens = torch.tensor([_Text().sequence(5, 300)])
+    got = distill.losses(tokens, backward=0.5)
+    grads = {name: value.grad.clone() for name, value in distill.parameters().items()}
+    distill.optimizer.zero_grad()
+    student, teacher = distill.student, distill.teacher
+    logits = student.logits(student.hidden(tokens[:, :-1], distill.attend))
+    want = torch.log_softmax(teacher.logits(teacher.hidden(tokens[:, :-1], full_attention)), -1)
+    have = torch.log_softmax(logits, -1)
+    kl = (want.exp() * (want - have)).sum(-1).mean()
+    entropy = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    (0.5 * (distill.part.kl * kl + distill.part.next_token * entropy)).backward()
+    assert got == pytest.approx((kl.item(), entropy.item()), rel=1e-4)
+    for name, value in distill.parameters().items():
+        torch.testing.assert_close(grads[name], value.grad, rtol=1e-3, atol=1e-5)
+    assert student.adapters and not teacher.adapters
+
+
+def test_distillation_learns(gguf_file: Path) -> None:
+    distill = _distill(gguf_file, replace(END, end_to_end=replace(END.end_to_end, steps=40)))
+    tokens = torch.tensor([_Text().sequence(77, 61), _Text().sequence(78, 61)])
+    before = distill.losses(tokens, backward=None)
+    for _ in range(40):
+        distill.train_step()
+    after = distill.losses(tokens, backward=None)
+    assert after[0] < 0.8 * before[0], (before, after)
+
+
+def test_a_resumed_distillation_equals_an_unbroken_one(gguf_file: Path, tmp_path: Path) -> None:
+    whole = _distill(gguf_file)
+    whole.run(tmp_path / "whole.safetensors")
+    broken = _distill(gguf_file)
+    broken.train_step()
+    broken.train_step()
+    broken.save(tmp_path / "broken.safetensors")
+    resumed = _distill(gguf_file)
+    resumed.run(tmp_path / "broken.safetensors")
+    assert resumed.history == whole.history
+    for name, value in whole.parameters().items():
+        assert torch.equal(value, resumed.parameters()[name]), name
+    other = _distill(gguf_file, replace(END, end_to_end=replace(END.end_to_end, kl=2.0)))
+    with pytest.raises(ConvertError, match="another recipe"):
+        other.load(tmp_path / "broken.safetensors")
+
+
+def test_the_model_directory_computes_what_was_distilled(
+    gguf_file: Path, pin: tuple[PinnedBase, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply_module, "SMOLLM2_135M_INSTRUCT", pin[0])
+    distill = _distill(gguf_file)
+    for _ in range(4):
+        distill.train_step()
+    path = tmp_path / "delta.safetensors"
+    save_delta(path, distill.mixers, END.final_windows(), {}, distill.adapters)
+    assert apply_delta(path, tmp_path / "model", tmp_path / "b", pin[1], pin[0])
+    model = load_model(tmp_path / "model")
+    assert [layer.window for layer in model.config.layers] == END.window
+    tokens = torch.tensor([_Text().sequence(99, 50)])
+    with torch.no_grad():
+        want = distill.student.logits(distill.student.hidden(tokens, distill.attend))
+        torch.testing.assert_close(model(tokens), want, rtol=2e-4, atol=2e-4)
+        plain = distill.teacher.logits(distill.teacher.hidden(tokens, distill.attend))
+    assert not torch.allclose(want, plain, atol=1e-2)  # the adapters count
+
+
+def test_too_little_memory_is_said() -> None:
+    with pytest.raises(ConvertError, match=r"about 1000000\.0 GB needed"):
+        require_memory(10**15)

@@ -2,8 +2,9 @@
 
 The delta holds, for every layer N, the tensors `model.layers.N.mixer.X` of the model directory that
 are new (component_mean, component_omega, prior_logits, slot_bias, slot_scale, forget_beta) and
-`route` [G, r, v], which times the base's k_proj is route_k_proj: nine times smaller that way.
-Everything else is the base's.
+`route` [G, r, v], which times k_proj is route_k_proj: nine times smaller that way. It may hold
+low-rank updates of q_proj, k_proj, v_proj and o_proj: X.adapter_a [rank, in], X.adapter_b
+[out, rank], whose product is added to the base's matrix. Everything else is the base's.
 """
 
 from __future__ import annotations
@@ -48,20 +49,30 @@ def delta_tensors(mixers: list[TransferMixer]) -> dict[str, Tensor]:
 
 
 def save_delta(
-    path: Path, mixers: list[TransferMixer], window: int | list[int], note: dict[str, str]
+    path: Path,
+    mixers: list[TransferMixer],
+    window: int | list[int],
+    note: dict[str, str],
+    adapters: dict[str, tuple[Tensor, Tensor]] | None = None,
 ) -> None:
     """Writes a delta atomically.
 
     Args:
         window: the window of the model directory, one for all layers or one a layer.
         note: kept in the delta's metadata.
+        adapters: low-rank updates (A, B) by the name of their matrix (`llama.Llama.adapters`).
     """
     from safetensors.torch import save_file
 
     metadata = {"format": "pt", "gma_delta": FORMAT, "window": json.dumps(window),
                 "base_sha256": SMOLLM2_135M_INSTRUCT.gguf_sha256, **note}  # fmt: skip
     partial = path.with_name(path.name + ".part")
-    save_file(delta_tensors(mixers), partial, metadata)
+    tensors = delta_tensors(mixers)
+    for name, (down, up) in (adapters or {}).items():
+        stem = name.removesuffix(".weight").replace(".self_attn.", ".mixer.")
+        tensors[f"{stem}.adapter_a"] = down.detach().clone()
+        tensors[f"{stem}.adapter_b"] = up.detach().clone()
+    save_file(tensors, partial, metadata)
     partial.chmod(0o644)
     os.replace(partial, path)
 
@@ -109,7 +120,14 @@ def _gma_config(base: LlamaConfig, ids: dict[str, int], delta: dict[str, Tensor]
 def _merged(base: dict[str, Tensor], delta: dict[str, Tensor]) -> dict[str, Tensor]:
     """All tensors of the model directory, float32."""
     out = {name.replace(".self_attn.", ".mixer."): value for name, value in base.items()}
+    for name, value in delta.items():  # before the routes, which are folded with k_proj
+        if name.endswith(".adapter_a"):
+            stem = name.removesuffix(".adapter_a")
+            update = delta[f"{stem}.adapter_b"].double() @ value.double()
+            out[f"{stem}.weight"] = (out[f"{stem}.weight"].double() + update).float()
     for name, value in delta.items():
+        if name.endswith((".adapter_a", ".adapter_b")):
+            continue
         if not name.endswith(".mixer.route"):
             out[name] = value
             continue

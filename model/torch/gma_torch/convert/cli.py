@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import time
@@ -26,7 +27,8 @@ Converts SmolLM2-135M-Instruct into a GMA model with a memory of fixed size.
 
   gma-convert apply     writes the model directory: base + delta (seconds; fetches 93 MB once)
   gma-convert base      only fetches the base and checks its SHA-256
-  gma-convert train     makes a new delta by layer-wise transfer (an hour on two cores)
+  gma-convert train     makes a new delta: layer by layer (an hour on two cores), then, if the
+                        recipe has end_to_end, all together; called again it goes on
 
 Defaults are paths inside the repository, wherever it is called from.
 """
@@ -90,7 +92,9 @@ def _train(args: argparse.Namespace) -> None:
     from tokenizers import Tokenizer
 
     from gma_torch.convert.data import Mixture
-    from gma_torch.convert.transfer import Recipe, Transfer
+    from gma_torch.convert.distill import Distill, require_memory
+    from gma_torch.convert.recipe import Recipe
+    from gma_torch.convert.transfer import Transfer
     from gma_torch.gguf_base import DEFAULT_SYSTEM, GgufBase
     from gma_torch.llama import Llama
 
@@ -105,7 +109,10 @@ def _train(args: argparse.Namespace) -> None:
         raise ConvertError(str(error)) from None
     torch.set_num_threads(recipe.threads)
     teacher = Llama(base.config(), base.weights(), getattr(torch, recipe.teacher_dtype))
-    transfer = Transfer(recipe, teacher, data)
+    try:
+        transfer = Transfer(recipe, teacher, data)
+    except ValueError as error:
+        raise ConvertError(f"{args.recipe}: {error}") from None
     args.work.mkdir(parents=True, exist_ok=True)
     checkpoint = args.work / "checkpoint.safetensors"
     if checkpoint.exists():
@@ -115,8 +122,23 @@ def _train(args: argparse.Namespace) -> None:
         transfer.save(checkpoint)
     transfer.run(args.work, None if args.minutes is None else time.time() + 60 * args.minutes)
     note = {"tokens": str(transfer.tokens), "steps": str(transfer.step)}
-    save_delta(args.out, transfer.mixers, recipe.layer_windows or recipe.window, note)
-    print(f"{args.out}: {transfer.tokens} tokens, {transfer.seconds:.0f} s")
+    save_delta(args.out, transfer.mixers, recipe.final_windows(), note)
+    print(f"{args.out}: {transfer.tokens} tokens layer by layer, {transfer.seconds:.0f} s")
+    if recipe.end_to_end is None:
+        return
+    student = teacher
+    if recipe.end_to_end.student_dtype != recipe.teacher_dtype:
+        student = Llama(
+            base.config(), base.weights(), getattr(torch, recipe.end_to_end.student_dtype)
+        )
+    distill = Distill(recipe, teacher, student, data, transfer.mixers, transfer.sequences)
+    require_memory(distill.memory_bytes())
+    torch.set_num_threads(recipe.threads)
+    distill.run(args.work / "end_to_end.safetensors")
+    note |= {"end_to_end_tokens": str(distill.tokens), "end_to_end_steps": str(distill.step)}
+    save_delta(args.out, distill.mixers, recipe.final_windows(), note, distill.adapters)
+    (args.work / "report.json").write_text(json.dumps(distill.history), encoding="utf-8")
+    print(f"{args.out}: {distill.tokens} tokens end to end, {distill.seconds:.0f} s")
 
 
 def main(argv: list[str] | None = None) -> int:

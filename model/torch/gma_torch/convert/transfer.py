@@ -17,9 +17,8 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,96 +29,12 @@ from tqdm import tqdm
 
 from gma_torch.convert.data import Mixture
 from gma_torch.convert.mixer import TransferMixer, start_mixer
+from gma_torch.convert.recipe import Recipe, Stage
 from gma_torch.joint import merge_reads, window_read
 from gma_torch.llama import Heads, Llama, full_attention
 from gma_torch.rope import rope_table
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass
-class Stage:
-    """A part of the run: batches of `sequences` x `length` tokens."""
-
-    sequences: int
-    length: int
-    steps: int
-
-
-@dataclass
-class Recipe:
-    """All settings of a conversion; deploy/models/default/recipe.json holds the default model's.
-
-    Training is with one `window` for all layers. The model directory may get `layer_windows`, one
-    a layer: a slot stands for its tokens whatever their age, so a wider window needs no retraining.
-    """
-
-    window: int = 64
-    layer_windows: list[int] | None = None
-    components: int = 64
-    routing_dim: int = 32
-    initial_beta: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.4])
-    initial_precision: float = 2.0
-    start_sequences: int = 8
-    start_length: int = 1024
-    stages: list[Stage] = field(default_factory=list)
-    cycles: int = 1
-    learning_rate: float = 1e-2
-    scalar_rate: float = 4.0
-    final_rate: float = 0.02
-    clip: float = 1.0
-    seed: int = 0
-    teacher_dtype: str = "bfloat16"
-    threads: int = 2
-    checkpoint_seconds: float = 180.0
-
-    @staticmethod
-    def load(path: Path) -> Recipe:
-        """Reads a recipe; ValueError names file, key, value and what it must be."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            _check("recipe", content, Recipe())
-            stages = content.get("stages", [])
-            for number, stage in enumerate(stages):
-                _check(f"stages[{number}]", stage, Stage(1, 1, 1), complete=True)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        return Recipe(**{**content, "stages": [Stage(**stage) for stage in stages]})
-
-    def schedule(self) -> list[Stage]:
-        """The stage of each step: all stages in turn, `cycles` times."""
-        return [stage for stage in self.stages for _ in range(stage.steps)] * self.cycles
-
-    def tokens(self) -> int:
-        """Tokens of the whole run."""
-        return sum(s.sequences * s.length for s in self.schedule())
-
-
-_DTYPES = ("float32", "bfloat16")
-
-
-def _check(what: str, content: Any, example: Recipe | Stage, complete: bool = False) -> None:
-    """Checks the keys of an object, and its values by those of `example`."""
-    if not isinstance(content, dict):
-        raise ValueError(f"{what} is {repr(content)[:64]}, must be an object")
-    known = vars(example)
-    if complete and (missing := known.keys() - content.keys()):
-        raise ValueError(f"{what} has no key {min(missing)}, must have {', '.join(known)}")
-    for name, value in content.items():
-        if name not in known:
-            raise ValueError(f"unknown key {name} in {what}, known are {', '.join(known)}")
-        wanted, kinds, least = "a number of at least 0", (int, float), 0
-        if isinstance(known[name], int):
-            least = 0 if name in ("seed", "window") else 1
-            wanted, kinds = f"an integer of at least {least}", (int,)
-        if name == "teacher_dtype":
-            wanted, right = f"one of {', '.join(_DTYPES)}", value in _DTYPES
-        elif isinstance(known[name], list) or known[name] is None:
-            wanted, right = "a list", isinstance(value, list)
-        else:
-            right = type(value) in kinds and value >= least
-        if not right and not (value is None and known[name] is None):
-            raise ValueError(f"{name} of {what} is {repr(value)[:64]}, must be {wanted}")
 
 
 @dataclass
@@ -135,12 +50,27 @@ class _Stopped(Exception):  # noqa: N818 (not an error)
     """Ends the teacher's thread."""
 
 
-def _grouped(heads: Heads) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def grouped(heads: Heads) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q_rot [B, G, J, T, v]; k, k_rot, value [B, G, T, v]."""
     groups = heads.k.shape[2]
     q = heads.q_rot.unflatten(2, (groups, heads.q_rot.shape[2] // groups))
     k, k_rot, value = (x.transpose(1, 2) for x in (heads.k, heads.k_rot, heads.value))
     return q.permute(0, 2, 3, 1, 4), k, k_rot, value
+
+
+def late_read(
+    mixer: TransferMixer, q: Tensor, k: Tensor, k_rot: Tensor, value: Tensor, window: int
+) -> Tensor:
+    """The joint read of the positions from `window` on, whose first token has left the window.
+
+    Shapes as in `TransferMixer.slots`; returns [B, G, J, T - window, v].
+    """
+    far_lse, far = mixer.slots(q, k, k_rot, value, window)
+    if window == 0:
+        return far
+    near_lse, near = window_read(q[..., window:, :], k_rot[:, :, 1:], value[:, :, 1:], window,
+                                 ring=window - 1)  # fmt: skip
+    return merge_reads(near_lse, near, far_lse, far)
 
 
 class Transfer:
@@ -149,6 +79,7 @@ class Transfer:
     def __init__(self, recipe: Recipe, teacher: Llama, data: Mixture) -> None:
         self.recipe, self.teacher, self.data = recipe, teacher, data
         c = teacher.config
+        self.windows = recipe.windows(c.num_layers)
         torch.manual_seed(recipe.seed)
         self.mixers = [
             TransferMixer(c.num_kv_heads, c.num_heads // c.num_kv_heads, recipe.components,
@@ -195,17 +126,14 @@ class Transfer:
     def layer_step(self, layer: int, heads: Heads, target: Tensor, rate: float) -> float:
         """One optimiser step of one layer; returns its loss."""
         recipe, mixer, optimizer = self.recipe, self.mixers[layer], self.optimizers[layer]
-        q, k, k_rot, value = _grouped(heads)
-        late = q[..., recipe.window :, :]
-        near_lse, near = window_read(late, k_rot[:, :, 1:], value[:, :, 1:], recipe.window,
-                                     ring=recipe.window - 1)  # fmt: skip
+        window = self.windows[layer]
+        q, k, k_rot, value = grouped(heads)
         weight = self.teacher.weights[f"model.layers.{layer}.self_attn.o_proj.weight"]
-        want = target[:, recipe.window :]
+        want = target[:, window:]
         projected = F.linear(want.flatten(-2).to(weight.dtype), weight).float()
         variance = (projected - projected.mean((0, 1))).pow(2).mean()
         with torch.enable_grad():
-            far_lse, far = mixer.slots(q, k, k_rot, value, recipe.window)
-            out = merge_reads(near_lse, near, far_lse, far)
+            out = late_read(mixer, q, k, k_rot, value, window)
             gap = out.permute(0, 3, 1, 2, 4).flatten(2) - want.flatten(-2)
             error = F.linear(gap.to(weight.dtype), weight).float()
             loss = error.pow(2).mean() / variance

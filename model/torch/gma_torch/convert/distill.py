@@ -1,0 +1,262 @@
+"""End-to-end distillation: the whole student learns the teacher's next-token distribution.
+
+Trained are the mixers of all layers and, with `adapter_rank`, low-rank updates B A of the attention
+projections q, k, v, o. The loss of a position is
+
+    kl * KL(teacher || student) + next_token * cross entropy of the token that follows
+
+Memory is bounded: a layer's activations are recomputed in the backward pass (kept are its inputs,
+[B, T, d] a layer), and the vocabulary is met `_PIECE` positions at a time, each piece's gradient
+taken at once. Sequences go on where the layer-wise part ended; the step number is the position in
+the data, so that a resumed run sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+
+from gma_torch.convert.base import ConvertError
+from gma_torch.convert.data import Mixture
+from gma_torch.convert.mixer import TransferMixer
+from gma_torch.convert.recipe import Recipe
+from gma_torch.convert.transfer import grouped, late_read
+from gma_torch.joint import window_read
+from gma_torch.llama import Attend, Heads, Llama, full_attention
+from gma_torch.rope import rope_table
+
+_PIECE = 128
+_SAVE_SECONDS = 45.0
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def require_memory(need: int) -> None:
+    """ConvertError if the machine has less free than `need` bytes."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                free = 1024 * int(line.split()[1])
+    except OSError:
+        pass  # not Linux: the pages that are free must do
+    if free < need:
+        raise ConvertError(
+            f"not enough memory for end_to_end: about {need / 1e9:.1f} GB needed, "
+            f"{free / 1e9:.1f} GB free; lower sequences or length"
+        )
+
+
+def student_attention(mixers: list[TransferMixer], windows: list[int]) -> Attend:
+    """The joint read of whole sequences from their start."""
+
+    def attend(layer: int, heads: Heads) -> Tensor:
+        q, k, k_rot, value = grouped(heads)
+        window = windows[layer]
+        out = late_read(mixers[layer], q, k, k_rot, value, window)
+        if window:
+            parts = [x[:, :, :window] for x in (k_rot, value)]
+            _, early = window_read(q[..., :window, :], *parts, window)
+            out = torch.cat([early, out], dim=-2)
+        return out.permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+    return attend
+
+
+class Distill:
+    """The state of the end-to-end part.
+
+    Args:
+        teacher, student: trunks with the base's weights; may be the same object.
+        mixers: as the layer-wise part left them; trained further in place.
+        first: number of the first sequence.
+    """
+
+    def __init__(
+        self, recipe: Recipe, teacher: Llama, student: Llama, data: Mixture,
+        mixers: list[TransferMixer], first: int,
+    ) -> None:  # fmt: skip
+        self.recipe, self.part, self.data, self.first = recipe, recipe.end_to_end, data, first
+        self.teacher, self.mixers = teacher, mixers
+        self.student = Llama.__new__(Llama)  # shares the weights, has adapters of its own
+        self.student.__dict__.update(student.__dict__, adapters={})
+        self.adapters = self.student.adapters
+        self._add_adapters()
+        self.attend = student_attention(mixers, recipe.windows(student.config.num_layers))
+        self.optimizer = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
+        self.step, self.seconds = 0, 0.0
+        self.history: list[dict[str, float]] = []
+
+    def _add_adapters(self) -> None:
+        rank = self.part.adapter_rank
+        gen = torch.Generator().manual_seed(self.recipe.seed)
+        for layer in range(self.student.config.num_layers if rank else 0):
+            for kind in _PROJECTIONS:
+                name = f"model.layers.{layer}.self_attn.{kind}.weight"
+                out, inner = self.student.weights[name].shape
+                down = torch.randn(rank, inner, generator=gen) / math.sqrt(inner)
+                up = torch.zeros(out, rank)  # the student begins as the layer-wise part left it
+                self.adapters[name] = (down.requires_grad_(), up.requires_grad_())
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Everything that is trained, by name."""
+        out = {
+            f"{layer}.{name}": value
+            for layer, mixer in enumerate(self.mixers)
+            for name, value in mixer.named_parameters()
+        }
+        for name, (down, up) in self.adapters.items():
+            out |= {f"{name}.a": down, f"{name}.b": up}
+        return out
+
+    def _groups(self) -> list[dict]:
+        part = self.part
+        scalars = [p for m in self.mixers for p in m.scalars()]
+        known = {id(p) for p in scalars}
+        plain = [p for m in self.mixers for p in m.parameters() if id(p) not in known]
+        groups = [
+            {"params": plain, "rate": part.learning_rate},
+            {"params": scalars, "rate": part.learning_rate * self.recipe.scalar_rate},
+            {"params": [x for pair in self.adapters.values() for x in pair],
+             "rate": part.adapter_learning_rate},
+        ]  # fmt: skip
+        return [{**group, "lr": group["rate"]} for group in groups if group["params"]]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on so far."""
+        return self.step * self.part.tokens() // self.part.steps
+
+    def memory_bytes(self) -> int:
+        """About what training takes beyond the weights that are already in memory."""
+        c, part = self.student.config, self.part
+        rows = part.sequences * part.length
+        kept = 4 * rows * c.hidden_size * (c.num_layers + 4)
+        window = max(self.recipe.windows(c.num_layers))
+        heads = 4 * rows * c.num_heads * (6 * (64 + window) + 24 * self.recipe.components)
+        mlp = 4 * rows * 6 * c.intermediate_size
+        pieces = 4 * part.sequences * _PIECE * c.vocab_size * 6
+        trained = 4 * 4 * sum(p.numel() for p in self.parameters().values())
+        return kept + heads + mlp + pieces + trained
+
+    def _hidden(self, tokens: Tensor) -> Tensor:
+        """The student's last normed hidden state [B, T, d], layer by layer recomputed."""
+        c = self.student.config
+        cos, sin = rope_table(0, tokens.shape[1], c.head_dim, c.rope_theta)
+        x = F.embedding(tokens, self.student.weights["model.embed_tokens.weight"]).float()
+        for layer in range(c.num_layers):
+            x = checkpoint(self.student.block, layer, x, cos, sin, self.attend, use_reentrant=False)
+        return self.student.final_norm(x)
+
+    def losses(self, tokens: Tensor, *, backward: float | None) -> tuple[float, float]:
+        """Mean KL and cross entropy of a batch [B, T + 1].
+
+        Args:
+            backward: factor of the gradients that are added to the parameters; None: none are.
+        """
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        with torch.no_grad():
+            taught = self.teacher.hidden(inputs, full_attention)
+        with torch.set_grad_enabled(backward is not None):
+            hidden = self._hidden(inputs)
+        leaf = hidden.detach().requires_grad_(backward is not None)
+        count, totals = targets.numel(), [0.0, 0.0]
+        for begin in range(0, inputs.shape[1], _PIECE):
+            span = slice(begin, begin + _PIECE)
+            with torch.no_grad():
+                want = torch.log_softmax(self.teacher.logits(taught[:, span]), -1)
+            with torch.set_grad_enabled(backward is not None):
+                got = torch.log_softmax(self.student.logits(leaf[:, span]), -1)
+                kl = F.kl_div(got, want, reduction="sum", log_target=True)
+                entropy = F.nll_loss(got.flatten(0, 1), targets[:, span].flatten(),
+                                     reduction="sum")  # fmt: skip
+                if backward is not None:
+                    loss = self.part.kl * kl + self.part.next_token * entropy
+                    (loss * (backward / count)).backward()
+            totals[0] += float(kl.detach())
+            totals[1] += float(entropy.detach())
+        if backward is not None:
+            hidden.backward(leaf.grad)
+        return totals[0] / count, totals[1] / count
+
+    def train_step(self) -> tuple[float, float]:
+        """One update; returns its mean KL and cross entropy."""
+        part, recipe = self.part, self.recipe
+        done = self.step / part.steps
+        share = recipe.final_rate + (1 - recipe.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
+        share *= min(1.0, (self.step + 1) / max(1, part.steps // 20))  # warms up
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * share
+        self.optimizer.zero_grad(set_to_none=True)
+        kl = entropy = 0.0
+        at = self.first + self.step * part.accumulate * part.sequences
+        for n in range(part.accumulate):
+            numbers = range(at + n * part.sequences, at + (n + 1) * part.sequences)
+            rows = [self.data.sequence(number, part.length + 1) for number in numbers]
+            one = self.losses(torch.tensor(rows), backward=1 / part.accumulate)
+            kl, entropy = kl + one[0] / part.accumulate, entropy + one[1] / part.accumulate
+        if not math.isfinite(kl + entropy):
+            raise ConvertError(
+                f"the loss is {kl + entropy} at step {self.step + 1} of end_to_end: try lower "
+                "learning rates; the last checkpoint is intact"
+            )
+        torch.nn.utils.clip_grad_norm_(list(self.parameters().values()), recipe.clip)
+        self.optimizer.step()
+        self.step += 1
+        self.history.append({"tokens": self.tokens, "kl": kl, "cross_entropy": entropy})
+        return kl, entropy
+
+    def save(self, path: Path) -> None:
+        """Writes everything needed to go on, atomically."""
+        tensors = {}
+        for name, value in self.parameters().items():
+            tensors[f"weight/{name}"] = value.detach().contiguous()
+            for key, moment in self.optimizer.state[value].items():
+                tensors[f"{key}/{name}"] = moment.contiguous()
+        rest = {"part": asdict(self.part), "step": self.step, "seconds": self.seconds,
+                "first": self.first, "history": self.history}  # fmt: skip
+        save_file(tensors, path.with_suffix(".new"), metadata={"distill": json.dumps(rest)})
+        os.replace(path.with_suffix(".new"), path)
+
+    @torch.no_grad()
+    def load(self, path: Path) -> None:
+        """Continues from a checkpoint of the same recipe."""
+        with safe_open(path, framework="pt") as file:
+            rest = json.loads(file.metadata()["distill"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if rest["part"] != asdict(self.part) or rest["first"] != self.first:
+            raise ConvertError(f"{path}: made with another recipe: use another --work folder")
+        for name, value in self.parameters().items():
+            value.copy_(tensors[f"weight/{name}"])
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors]
+            if keys:
+                self.optimizer.state[value] = {key: tensors[f"{key}/{name}"] for key in keys}
+        self.step, self.seconds, self.history = rest["step"], rest["seconds"], rest["history"]
+
+    def run(self, path: Path) -> None:
+        """Trains to the last step, with checkpoints at `path`, from the one there if there is."""
+        if path.exists():
+            self.load(path)
+        begun, saved, spent = time.monotonic(), time.monotonic(), self.seconds
+        with tqdm(total=self.part.tokens(), initial=self.tokens, unit="tok", desc="end to end",
+                  dynamic_ncols=True) as bar:  # fmt: skip
+            while self.step < self.part.steps:
+                kl, entropy = self.train_step()
+                bar.update(self.tokens - bar.n)
+                bar.set_postfix_str(f"KL {kl:.4f}, cross entropy {entropy:.3f}")
+                self.seconds = spent + time.monotonic() - begun
+                if time.monotonic() - saved > _SAVE_SECONDS:
+                    self.save(path)
+                    saved = time.monotonic()
+        self.save(path)
