@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument(
         "--minutes", type=float, metavar="M",
-        help="end within M minutes: the cosine is shortened if need be",
+        help="end the layer-wise part within M minutes: its cosine is shortened if need be",
     )  # fmt: skip
     return parser
 

@@ -126,7 +126,7 @@ def _run(config: CostConfig, cell: Cell, folder: Path) -> Result:
 def _rows(results: list[Result]) -> list[dict[str, Any]]:
     return [
         {
-            "variant": r["variant"], "length": r["length"], "repeats' median on": r.get("device"),
+            "variant": r["variant"], "length": r["length"], "device": r.get("device"),
             "activation MB": r["activation_bytes"] / 1e6 if "activation_bytes" in r else None,
             "bytes a token": r["activation_bytes"] // r["length"] if "device" in r else None,
             "forward ms": 1e3 * r["forward_seconds"] if "device" in r else None,
