@@ -139,7 +139,11 @@ class Distill:
         return self.step * self.part.tokens() // self.part.steps
 
     def memory_bytes(self) -> int:
-        """About what training takes beyond the weights that are already in memory."""
+        """About what training takes beyond the weights that are already in memory.
+
+        The factor covers what autograd and the allocator keep besides: measured 1.16 GB on the
+        default base, sequences of 1,024, where the sum is 0.40 GB.
+        """
         c, part = self.student.config, self.part
         rows = part.sequences * part.length
         kept = 4 * rows * c.hidden_size * (c.num_layers + 4)
@@ -148,7 +152,7 @@ class Distill:
         mlp = 4 * rows * 6 * c.intermediate_size
         pieces = 4 * part.sequences * _PIECE * c.vocab_size * 6
         trained = 4 * 4 * sum(p.numel() for p in self.parameters().values())
-        return kept + heads + mlp + pieces + trained
+        return 3 * (kept + heads + mlp + pieces + trained)
 
     def _hidden(self, tokens: Tensor) -> Tensor:
         """The student's last normed hidden state [B, T, d], layer by layer recomputed."""
