@@ -7,7 +7,6 @@
 #include <string>
 
 #include "base/check.h"
-#include "base/mapped_file.h"
 #include "server/session/session_id.h"
 #include "server/session/snapshot.h"
 #include "tests/support/temp_dir.h"
@@ -41,13 +40,6 @@ inline SnapshotScope GoldenScope() {
 }
 
 inline SessionId GoldenId() { return *SessionId::FromHex("00112233445566778899aabbccddeeff"); }
-
-inline std::string GoldenFile(const std::string& name) {
-  const auto bytes =
-      ReadFile(std::string(GMA_SOURCE_DIR) + "/tests/golden/snapshot/" + name, 1 << 20);
-  GMA_CHECK(bytes.ok());
-  return *bytes;
-}
 
 }  // namespace gma::testing
 

@@ -8,6 +8,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/status_matchers.h"
+#include "tests/unit/session/golden_file.h"
 #include "tests/unit/session/sealed_fixture.h"
 
 namespace gma {
