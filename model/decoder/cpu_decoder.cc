@@ -37,22 +37,30 @@ cpu::WeightFormat FormatOf(const std::string& weights) {
   return weights == "int8" ? cpu::WeightFormat::kInt8 : cpu::WeightFormat::kInt4;
 }
 
-// Activations [tokens, width], the tail of each row zero up to `stride`, and their sums over groups
-// of 32 columns [tokens, stride / 32].
+// Activations [tokens, width], the tail of each row zero up to `stride`, and the same in 16 bits
+// (cpu::RoundedInput).
 struct Activations {
   int64_t stride;
-  float *data, *sums;  // of the arena, zero at first
+  float* data;  // of the arena, zero at first, as all of these
+  int16_t* q;
+  float *scales, *sums;
 
   Activations(int64_t tokens, int64_t columns, HugeArena& arena)
       : stride(cpu::PaddedColumns(columns)),
-        data(Floats(tokens * stride, arena)),
-        sums(Floats(tokens * groups(), arena)) {}
-  static float* Floats(int64_t count, HugeArena& arena) {
-    return reinterpret_cast<float*>(arena.Allocate(static_cast<size_t>(count) * sizeof(float)));
+        data(Numbers<float>(tokens * stride, arena)),
+        q(Numbers<int16_t>(tokens * stride, arena)),
+        scales(Numbers<float>(tokens, arena)),
+        sums(Numbers<float>(tokens * groups(), arena)) {}
+  template <typename T>
+  static T* Numbers(int64_t count, HugeArena& arena) {
+    return reinterpret_cast<T*>(arena.Allocate(static_cast<size_t>(count) * sizeof(T)));
   }
   int64_t groups() const { return stride / cpu::kGroupColumns; }
   float* row(int64_t token) const { return data + token * stride; }
-  float* row_sums(int64_t token) const { return sums + token * groups(); }
+  void Round(int64_t token) const {
+    scales[token] =
+        cpu::RoundInput(row(token), groups(), q + token * stride, sums + token * groups());
+  }
 };
 
 int64_t WidestInput(const CpuWeights& weights) {
@@ -82,7 +90,7 @@ class CpuDecoder final : public CompiledDecoder {
   void Norm(const std::vector<float>& gain, int64_t tokens,
             absl::FunctionRef<int64_t(int64_t)> token_of);
   void Mix(int32_t n);
-  void SumGroups(const Activations& activations);
+  void Round(const Activations& activations);  // for the next product, if it wants that
   // Products of one input with one matrix or several.
   struct Linear {
     const cpu::PackedMatrix* weights;
@@ -95,6 +103,7 @@ class CpuDecoder final : public CompiledDecoder {
   const ModelConfig config_;
   const StateLayout layout_;
   const cpu::WeightFormat format_;
+  const bool rounds_input_;  // products with int8 and int4 weights take 16 bits
   ThreadPool pool_;
   const CpuWeights weights_;
   std::vector<LayerMixer> constants_;
@@ -113,6 +122,7 @@ CpuDecoder::CpuDecoder(const ModelDir& model, const DecoderOptions& options, Sta
     : config_(model.config()),
       layout_(std::move(layout)),
       format_(FormatOf(options.weights)),
+      rounds_input_(format_ == cpu::WeightFormat::kInt8 || format_ == cpu::WeightFormat::kInt4),
       pool_(options.threads),
       weights_(LoadCpuWeights(model, format_, pool_)),
       flat_(options, config_.vocab_size),
@@ -177,17 +187,14 @@ void CpuDecoder::Norm(const std::vector<float>& gain, int64_t tokens,
   ForEachToken(tokens, [&](int64_t i) {
     cpu::RmsNorm(x_.row(token_of(i)), gain.data(), static_cast<float>(config_.rms_norm_eps),
                  config_.hidden_size, normed_.row(i));
-    if (format_ == cpu::WeightFormat::kInt4) {
-      cpu::GroupSums(normed_.row(i), normed_.groups(), normed_.row_sums(i));
-    }
+    if (rounds_input_) normed_.Round(i);
   });
 }
 
-void CpuDecoder::SumGroups(const Activations& activations) {
-  if (format_ != cpu::WeightFormat::kInt4) return;
-  ForEachToken(static_cast<int64_t>(flat_.tokens().size()), [&](int64_t i) {
-    cpu::GroupSums(activations.row(i), activations.groups(), activations.row_sums(i));
-  });
+void CpuDecoder::Round(const Activations& activations) {
+  if (!rounds_input_) return;
+  ForEachToken(static_cast<int64_t>(flat_.tokens().size()),
+               [&](int64_t i) { activations.Round(i); });
 }
 
 void CpuDecoder::Product(std::initializer_list<Linear> linears, cpu::ProductUse use,
@@ -205,8 +212,8 @@ void CpuDecoder::Product(std::initializer_list<Linear> linears, cpu::ProductUse 
                            .use = use,
                            .tokens = tokens,
                            .x = input.data,
+                           .rounded = {input.q, input.scales, input.sums},
                            .x_stride = input.stride,
-                           .x_sums = input.sums,
                            .y = linear.out,
                            .y_stride = out_stride},
                           begin * unit, std::min(end, count) * unit, scratch(thread));
@@ -267,12 +274,12 @@ void CpuDecoder::RunLayer(int32_t n) {
       {{&layer.routing_proj, projected}, {&layer.content_proj, projected + layer.columns.routing}},
       cpu::ProductUse::kStore, normed_, tokens, projected_.stride);
   Mix(n);
-  SumGroups(mixed_);
+  Round(mixed_);
   Product({{&layer.o_proj, x_.data}}, cpu::ProductUse::kAdd, mixed_, tokens, x_.stride);
   Norm(layer.post_norm, tokens, same);
   Product({{&layer.gate_up, hidden_.data}}, cpu::ProductUse::kSwiGlu, normed_, tokens,
           hidden_.stride);
-  SumGroups(hidden_);
+  Round(hidden_);
   Product({{&layer.down, x_.data}}, cpu::ProductUse::kAdd, hidden_, tokens, x_.stride);
 }
 

@@ -1,6 +1,10 @@
 #include "model/kernels/cpu/elementwise.h"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
+#include <numeric>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "model/kernels/cpu/elementwise.cc"
@@ -58,15 +62,42 @@ void RmsNormImpl(const float* x, const float* gain, float eps, int64_t size, flo
   for (; i < size; ++i) y[i] = x[i] * scale * gain[i];
 }
 
-void GroupSumsImpl(const float* x, int64_t groups, float* sums) {
+// The largest magnitude. As whole numbers, so that infinity and NaN are the largest of all.
+float Largest(const float* x, int64_t size) {
+  const hn::RebindToUnsigned<decltype(d16)> bits;
   const int64_t width = static_cast<int64_t>(hn::Lanes(d16));
-  HWY_ALIGN float lanes[kLanes];
-  for (int64_t group = 0; group < groups; ++group, x += 2 * kLanes) {
-    for (int64_t i = 0; i < kLanes; i += width) {
-      hn::Store(hn::Add(hn::LoadU(d16, x + i), hn::LoadU(d16, x + kLanes + i)), d16, lanes + i);
-    }
-    sums[group] = FoldLanes(lanes);
+  auto most = hn::Zero(bits);
+  for (int64_t i = 0; i < size; i += width) {
+    most = hn::Max(most, hn::BitCast(bits, hn::Abs(hn::LoadU(d16, x + i))));
   }
+  HWY_ALIGN uint32_t lanes[kLanes] = {};
+  hn::Store(most, bits, lanes);
+  return std::bit_cast<float>(*std::max_element(lanes, lanes + kLanes));
+}
+
+float RoundInputImpl(const float* x, int64_t groups, int16_t* q, float* sums) {
+  const hn::RebindToSigned<decltype(d16)> whole;
+  const hn::Rebind<int16_t, decltype(d16)> half;
+  const int64_t width = static_cast<int64_t>(hn::Lanes(d16));
+  const float largest = Largest(x, 2 * kLanes * groups);
+  if (!std::isfinite(largest) || largest < 1e-30f) {
+    std::fill(q, q + 2 * kLanes * groups, int16_t{0});
+    std::fill(sums, sums + groups, 0.0f);
+    return std::isfinite(largest) ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+  }
+  const auto factor = hn::Set(d16, 32767 / largest);
+  HWY_ALIGN int32_t lanes[kLanes];
+  for (int64_t group = 0; group < groups; ++group) {
+    auto sum = hn::Zero(whole);
+    for (int64_t i = group * 2 * kLanes; i < (group + 1) * 2 * kLanes; i += width) {
+      const auto n = hn::NearestInt(hn::Mul(hn::LoadU(d16, x + i), factor));
+      sum = hn::Add(sum, n);
+      hn::StoreU(hn::DemoteTo(half, n), half, q + i);
+    }
+    hn::Store(sum, whole, lanes);
+    sums[group] = static_cast<float>(std::accumulate(lanes, lanes + width, 0));
+  }
+  return largest / 32767;
 }
 
 }  // namespace
@@ -77,14 +108,14 @@ HWY_AFTER_NAMESPACE();
 namespace gma::cpu {
 
 HWY_EXPORT(RmsNormImpl);
-HWY_EXPORT(GroupSumsImpl);
+HWY_EXPORT(RoundInputImpl);
 
 void RmsNorm(const float* x, const float* gain, float eps, int64_t size, float* y) {
   HWY_DYNAMIC_DISPATCH(RmsNormImpl)(x, gain, eps, size, y);
 }
 
-void GroupSums(const float* x, int64_t groups, float* sums) {
-  HWY_DYNAMIC_DISPATCH(GroupSumsImpl)(x, groups, sums);
+float RoundInput(const float* x, int64_t groups, int16_t* q, float* sums) {
+  return HWY_DYNAMIC_DISPATCH(RoundInputImpl)(x, groups, q, sums);
 }
 
 }  // namespace gma::cpu

@@ -12,6 +12,12 @@ namespace {
 
 int64_t Groups(int64_t cols) { return PaddedColumns(cols) / kGroupColumns; }
 
+// Where column k of row `lane` stands in an int8 panel.
+int64_t Int8Place(int64_t k, int64_t lane) { return (k / 2 * kPanelRows + lane) * 2 + k % 2; }
+
+// Where column k of an octet stands in its word.
+int NibbleShift(int64_t k) { return static_cast<int>(4 * (k % 2 * 4 + k % 8 / 2)); }
+
 size_t PanelBytes(WeightFormat format, int64_t cols) {
   const size_t weights = static_cast<size_t>(cols) * kPanelRows;
   switch (format) {
@@ -20,7 +26,7 @@ size_t PanelBytes(WeightFormat format, int64_t cols) {
     case WeightFormat::kBFloat16:
       return weights * sizeof(uint16_t);
     case WeightFormat::kInt8:
-      return (weights + kPanelRows * sizeof(float) + 63) / 64 * 64;
+      return static_cast<size_t>(Int8ScalesPlace(cols)) + kPanelRows * sizeof(float);
     case WeightFormat::kInt4:
       return static_cast<size_t>(Groups(cols)) * kGroupBytes;
   }
@@ -55,19 +61,15 @@ float FromFloat16(uint16_t x) {
   return x & 0x8000 ? -size : size;
 }
 
-float* Int8Scales(uint8_t* panel, int64_t cols) {
-  return reinterpret_cast<float*>(panel + cols * kPanelRows);
-}
-
 void PackInt8Row(const float* row, int64_t cols, int64_t lane, uint8_t* panel) {
   float largest = 0;
   for (int64_t k = 0; k < cols; ++k) largest = std::max(largest, std::fabs(row[k]));
   const float scale = largest / 127;
-  Int8Scales(panel, cols)[lane] = scale;
+  reinterpret_cast<float*>(panel + Int8ScalesPlace(cols))[lane] = scale;
   if (scale == 0) return;
   for (int64_t k = 0; k < cols; ++k) {
     const long q = std::clamp(std::lrint(row[k] / scale), -127L, 127L);
-    panel[k * kPanelRows + lane] = static_cast<uint8_t>(static_cast<int8_t>(q));
+    panel[Int8Place(k, lane)] = static_cast<uint8_t>(static_cast<int8_t>(q));
   }
 }
 
@@ -85,7 +87,7 @@ void PackInt4Group(const float* values, int64_t count, int64_t lane, uint8_t* gr
   auto* words = reinterpret_cast<uint32_t*>(group);
   for (int64_t k = 0; k < count; ++k) {
     const long q = std::clamp(std::lrint((values[k] - base) / step), 0L, 15L);
-    words[k / 8 * kPanelRows + lane] |= static_cast<uint32_t>(q) << (4 * (k % 8));
+    words[k / 8 * kPanelRows + lane] |= static_cast<uint32_t>(q) << NibbleShift(k);
   }
 }
 
@@ -133,25 +135,24 @@ void PackedMatrix::UnpackRow(int64_t row, float* out) const {
   const uint8_t* data = panel(row / kPanelRows);
   const int64_t lane = row % kPanelRows;
   for (int64_t k = 0; k < cols_; ++k) {
-    const int64_t place = k * kPanelRows + lane;
     switch (format_) {
       case WeightFormat::kFloat32:
-        out[k] = reinterpret_cast<const float*>(data)[place];
+        out[k] = reinterpret_cast<const float*>(data)[k * kPanelRows + lane];
         break;
       case WeightFormat::kBFloat16:
         out[k] =
             FromBFloat16(reinterpret_cast<const uint16_t*>(data)[k * kPanelRows + PairPlace(lane)]);
         break;
       case WeightFormat::kInt8:
-        out[k] = reinterpret_cast<const float*>(data + cols_ * kPanelRows)[lane] *
-                 static_cast<float>(static_cast<int8_t>(data[place]));
+        out[k] = reinterpret_cast<const float*>(data + Int8ScalesPlace(cols_))[lane] *
+                 static_cast<float>(static_cast<int8_t>(data[Int8Place(k, lane)]));
         break;
       case WeightFormat::kInt4: {
         const uint8_t* group = data + k / kGroupColumns * kGroupBytes;
         const auto* halves = reinterpret_cast<const uint16_t*>(group + kGroupWordBytes);
         const uint32_t word =
             reinterpret_cast<const uint32_t*>(group)[k % kGroupColumns / 8 * kPanelRows + lane];
-        const float q = static_cast<float>(word >> (4 * (k % 8)) & 15);
+        const float q = static_cast<float>(word >> NibbleShift(k) & 15);
         out[k] = std::fma(FromFloat16(halves[lane]), q, FromFloat16(halves[kPanelRows + lane]));
         break;
       }

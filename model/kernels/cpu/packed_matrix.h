@@ -4,10 +4,11 @@
 //
 //   f32    [cols][32] float32
 //   bf16   [cols][16] pairs: row i in the low and row 16 + i in the high half of 32 bits
-//   int8   [cols][32], then scale float32 [32]; weight = scale * q, q in [-127, 127], one scale a
-//          row of the matrix
+//   int8   [cols / 2][32][2], two columns of a row side by side (a last one beside 0), then scale
+//          float32 [32]; weight = scale * q, q in [-127, 127], one scale a row of the matrix
 //   int4   groups of 32 columns: [4][32] words of 32 bits, word i of octet o holds q of row i for
-//          columns 8 o to 8 o + 7 from the low bits up; then scale and minimum float16 [32] each;
+//          columns 8 o + 0, 2, 4, 6, 1, 3, 5, 7 from the low bits up, so that a shift and a mask
+//          give two neighbours; then scale and minimum float16 [32] each;
 //          weight = scale * q + minimum, q in [0, 15]. A last group is filled with q = 0,
 //          scale = minimum = 0.
 // Rows that fill the last panel are zero.
@@ -34,6 +35,9 @@ enum class WeightFormat { kFloat32, kBFloat16, kInt8, kInt4 };
 constexpr int64_t PaddedColumns(int64_t cols) {
   return (cols + kGroupColumns - 1) / kGroupColumns * kGroupColumns;
 }
+
+// Bytes from the start of an int8 panel to its scales.
+constexpr int64_t Int8ScalesPlace(int64_t cols) { return (cols + 1) / 2 * 2 * kPanelRows; }
 
 // A handle on memory of an arena. THREADS: PackPanels from several threads for distinct panels;
 // immutable after that.

@@ -1,3 +1,6 @@
+// With products of 16-bit numbers that AVX-512 VNNI adds up in one instruction.
+#define HWY_WANT_AVX3_DL
+
 #include "model/kernels/cpu/panel_product.h"
 
 #include <algorithm>
@@ -21,6 +24,7 @@ constexpr int64_t kMaxTokens = 96;      // that share one
 // After foreach_target.h.
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
+#include "model/kernels/cpu/integer_tiles-inl.h"
 #include "model/kernels/cpu/panel_tiles-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -36,97 +40,89 @@ struct Tiles {
   int64_t begin(int64_t tile) const { return tokens * tile / count; }
 };
 
-// The products of one panel with up to kMaxTokens tokens.
-class PanelSums {
- public:
-  PanelSums(const ProductArgs& args, int64_t first, int64_t tokens, float* block)
-      : args_(args),
-        format_(args.weights->format()),
-        cols_(format_ == WeightFormat::kInt4 ? PaddedColumns(args.weights->cols())
-                                             : args.weights->cols()),
-        first_(first),
-        tiles_(tokens),
-        block_(block) {}
-
-  // totals [tokens][32].
-  void Run(int64_t panel, float* totals) const {
-    const uint8_t* weights = args_.weights->panel(panel);
-    if (tiles_.count <= kTilesInPlace) {
-      RunColumns(weights, weights, 0, cols_, /*widened=*/false, totals);
-    } else {
-      for (int64_t begin = 0; begin < cols_; begin += kBlockColumns) {
-        RunBlock(weights, begin, std::min(kBlockColumns, cols_ - begin), totals);
+// The products of one panel of float32 or bfloat16 weights with up to kMaxTokens tokens.
+void FloatSums(const ProductArgs& args, int64_t first, int64_t tokens, int64_t panel, float* block,
+               float* totals) {
+  const bool bf16 = args.weights->format() == WeightFormat::kBFloat16;
+  const uint8_t* data = args.weights->panel(panel);
+  const int64_t cols = args.weights->cols();
+  const Tiles tiles(tokens);
+  // Once for all tiles, if they are many: the weights are widened to the block, which stays in the
+  // nearest cache.
+  const bool blocks = tiles.count > kTilesInPlace;
+  const int64_t each = blocks ? kBlockColumns : cols;
+  for (int64_t begin = 0; begin < cols; begin += each) {
+    const int64_t count = std::min(each, cols - begin);
+    const uint8_t* weights = data;
+    if (blocks && bf16) {
+      Widen<BFloat16Source>(data, begin, count, block);
+      weights = reinterpret_cast<const uint8_t*>(block);
+    } else if (blocks) {
+      weights += begin * kPanelRows * static_cast<int64_t>(sizeof(float));
+    }
+    for (int64_t tile = 0; tile < tiles.count; ++tile) {
+      const int64_t token = tiles.begin(tile), columns = tiles.begin(tile + 1) - token;
+      const TileArgs tile_args = {.weights = weights,
+                                  .cols = count,
+                                  .x = args.x + (first + token) * args.x_stride + begin,
+                                  .x_stride = args.x_stride,
+                                  .add = begin > 0,
+                                  .totals = totals + token * kPanelRows};
+      if (blocks) {
+        CallTile<BlockSource>(tile_args, columns);
+      } else if (bf16) {
+        CallTile<BFloat16Source>(tile_args, columns);
+      } else {
+        CallTile<Float32Source>(tile_args, columns);
       }
     }
-    if (format_ == WeightFormat::kInt8) ScaleRows(weights, totals);
   }
+}
 
- private:
-  // Once for all tiles: the weights are widened to the block, which stays in the nearest cache.
-  void RunBlock(const uint8_t* panel, int64_t begin, int64_t count, float* totals) const {
-    const uint8_t* groups = panel + begin / kGroupColumns * kGroupBytes;
-    if (format_ == WeightFormat::kFloat32) {
-      const uint8_t* place = panel + begin * kPanelRows * static_cast<int64_t>(sizeof(float));
-      return RunColumns(place, groups, begin, count, /*widened=*/true, totals);
-    }
-    if (format_ == WeightFormat::kBFloat16) Widen<BFloat16Source>(panel, begin, count, block_);
-    if (format_ == WeightFormat::kInt8) Widen<Int8Source>(panel, begin, count, block_);
-    if (format_ == WeightFormat::kInt4) Widen<Int4Source>(panel, begin, count, block_);
-    RunColumns(reinterpret_cast<const uint8_t*>(block_), groups, begin, count, /*widened=*/true,
-               totals);
-  }
-
-  void RunColumns(const uint8_t* weights, const uint8_t* groups, int64_t begin, int64_t count,
-                  bool widened, float* totals) const {
-    const int64_t sums_stride = args_.x_stride / kGroupColumns;
-    for (int64_t tile = 0; tile < tiles_.count; ++tile) {
-      const int64_t token = first_ + tiles_.begin(tile);
-      RunTile({.weights = weights,
-               .groups = groups,
-               .cols = count,
-               .x = args_.x + token * args_.x_stride + begin,
-               .x_stride = args_.x_stride,
-               .x_sums = format_ == WeightFormat::kInt4
-                             ? args_.x_sums + token * sums_stride + begin / kGroupColumns
-                             : nullptr,
-               .sums_stride = sums_stride,
-               .add = begin > 0,
-               .totals = totals + tiles_.begin(tile) * kPanelRows},
-              tiles_.begin(tile + 1) - tiles_.begin(tile), widened);
+// totals [tokens][32] times the scale of the row (int8; null: none) and that of the token's input.
+void Scale(const float* rows, const float* inputs, int64_t tokens, float* totals) {
+  for (int64_t t = 0; t < tokens; ++t, totals += kPanelRows) {
+    const VF input = hn::Set(df, inputs[t]);
+    for (int64_t i = 0; i < kPanelRows; i += kWidth) {
+      VF total = hn::LoadU(df, totals + i);
+      if (rows != nullptr) total = hn::Mul(total, hn::LoadU(df, rows + i));
+      hn::StoreU(hn::Mul(total, input), df, totals + i);
     }
   }
+}
 
-  void RunTile(const TileArgs& tile, int64_t columns, bool widened) const {
-    switch (format_) {
-      case WeightFormat::kFloat32:
-        return widened ? CallTile<BlockSource<false>>(tile, columns)
-                       : CallTile<Float32Source>(tile, columns);
-      case WeightFormat::kBFloat16:
-        return widened ? CallTile<BlockSource<false>>(tile, columns)
-                       : CallTile<BFloat16Source>(tile, columns);
-      case WeightFormat::kInt8:
-        return widened ? CallTile<BlockSource<false>>(tile, columns)
-                       : CallTile<Int8Source>(tile, columns);
-      case WeightFormat::kInt4:
-        return widened ? CallTile<BlockSource<true>>(tile, columns)
-                       : CallTile<Int4Source>(tile, columns);
+// As FloatSums, for int8 and int4 weights: they are widened for each tile, which costs little
+// beside the products.
+void IntegerSums(const ProductArgs& args, int64_t first, int64_t tokens, int64_t panel,
+                 float* totals) {
+  const PackedMatrix& weights = *args.weights;
+  const bool int8 = weights.format() == WeightFormat::kInt8;
+  const uint8_t* data = weights.panel(panel);
+  const int64_t cols = int8 ? weights.cols() : PaddedColumns(weights.cols());
+  const int64_t sums_stride = args.x_stride / kGroupColumns;
+  const Tiles tiles(tokens);
+  for (int64_t begin = 0; begin < cols; begin += kExactColumns) {
+    for (int64_t tile = 0; tile < tiles.count; ++tile) {
+      const int64_t token = tiles.begin(tile), columns = tiles.begin(tile + 1) - token;
+      const IntegerTileArgs tile_args = {
+          .weights = data + (int8 ? begin * kPanelRows : begin / kGroupColumns * kGroupBytes),
+          .cols = std::min(kExactColumns, cols - begin),
+          .x = args.rounded.q + (first + token) * args.x_stride + begin,
+          .x_stride = args.x_stride,
+          .x_sums = args.rounded.sums + (first + token) * sums_stride + begin / kGroupColumns,
+          .sums_stride = sums_stride,
+          .add = begin > 0,
+          .totals = totals + token * kPanelRows};
+      if (int8) {
+        CallIntegerTile<Int8Tile>(tile_args, columns);
+      } else {
+        CallIntegerTile<Int4Tile>(tile_args, columns);
+      }
     }
   }
-
-  void ScaleRows(const uint8_t* panel, float* totals) const {
-    const float* scales = reinterpret_cast<const float*>(panel + cols_ * kPanelRows);
-    for (int64_t i = 0; i < tiles_.tokens * kPanelRows; i += kWidth) {
-      const VF scale = hn::LoadU(df, scales + i % kPanelRows);
-      hn::StoreU(hn::Mul(hn::LoadU(df, totals + i), scale), df, totals + i);
-    }
-  }
-
-  const ProductArgs& args_;
-  const WeightFormat format_;
-  const int64_t cols_, first_;
-  const Tiles tiles_;
-  float* const block_;  // [kBlockColumns][32]
-};
+  const uint8_t* scales = int8 ? data + Int8ScalesPlace(cols) : nullptr;
+  Scale(reinterpret_cast<const float*>(scales), args.rounded.scales + first, tokens, totals);
+}
 
 // gate <- silu(gate) * up, [count].
 void SwiGlu(const float* up, int64_t count, float* gate) {
@@ -153,15 +149,20 @@ void PanelProductImpl(const ProductArgs& args, int64_t begin, int64_t end, uint8
   auto* block = reinterpret_cast<float*>(scratch);
   float* totals = block + kBlockColumns * kPanelRows;
   float* up_totals = totals + kMaxTokens * kPanelRows;
+  const bool integers =
+      weights.format() == WeightFormat::kInt8 || weights.format() == WeightFormat::kInt4;
+  const auto sums = [&](int64_t panel, int64_t first, int64_t tokens, float* to) HWY_ATTR {
+    if (integers) return IntegerSums(args, first, tokens, panel, to);
+    FloatSums(args, first, tokens, panel, block, to);
+  };
   for (int64_t panel = begin; panel < end; panel += step) {
     const int64_t row = panel / step * kPanelRows;  // of the output
     const int64_t count = std::min(kPanelRows, weights.rows() / step - row);
     for (int64_t first = 0; first < args.tokens; first += kMaxTokens) {
       const int64_t tokens = std::min(kMaxTokens, args.tokens - first);
-      const PanelSums sums(args, first, tokens, block);
-      sums.Run(panel, totals);
+      sums(panel, first, tokens, totals);
       if (args.use == ProductUse::kSwiGlu) {
-        sums.Run(panel + 1, up_totals);
+        sums(panel + 1, first, tokens, up_totals);
         SwiGlu(up_totals, tokens * kPanelRows, totals);
       }
       for (int64_t t = 0; t < tokens; ++t) {

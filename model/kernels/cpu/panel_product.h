@@ -1,8 +1,12 @@
 // Products of activations with a packed weight matrix: the linear layers of the cpu decoder.
 //
-// SAME BITS: every output is one sequence of fused multiply-adds over k, from k = 0 up (int4: one
-// such sequence a group, the groups added in their order), whatever the number of tokens, the split
-// over calls and the vector width. A CPU without fused multiply-add has bits of its own.
+// float32 and bfloat16 weights are multiplied with float32 inputs; int8 and int4 weights with
+// inputs of 16 bits (RoundInput), whose products are summed exactly in integers.
+//
+// SAME BITS: every output is one sequence of operations, whatever the number of tokens, the split
+// over calls and the vector width: of fused multiply-adds over k, from k = 0 up; of additions of
+// the exact sums of kExactColumns columns (int8); of fused multiply-adds of the exact sums of
+// groups (int4). A CPU without fused multiply-add has bits of its own, but for int8.
 #ifndef GMA_MODEL_KERNELS_CPU_PANEL_PRODUCT_H_
 #define GMA_MODEL_KERNELS_CPU_PANEL_PRODUCT_H_
 
@@ -21,16 +25,26 @@ enum class ProductUse {
             // half as many columns as the matrix has rows
 };
 
+// Columns of int8 weights whose products with 16 bits add up to less than 2^31.
+inline constexpr int64_t kExactColumns = 256;
+
+// Inputs of tokens as whole numbers: x = scale * q (RoundInput). Borrowed; PaddedColumns(cols)
+// numbers a token.
+struct RoundedInput {
+  const int16_t* q;     // [tokens, x_stride]
+  const float* scales;  // [tokens]
+  const float* sums;    // [tokens, x_stride / 32]: of 32 q each
+};
+
 // Borrowed. Token t's input starts at x + t * x_stride and holds PaddedColumns(cols) floats, its
 // output at y + t * y_stride.
 struct ProductArgs {
   const PackedMatrix* weights;
   ProductUse use;
   int64_t tokens;
-  const float* x;
+  const float* x;        // float32 and bfloat16 weights
+  RoundedInput rounded;  // int8 and int4 weights
   int64_t x_stride;
-  // [tokens, x_stride / 32], sums of 32 inputs each (GroupSums); read for int4 only.
-  const float* x_sums;
   float* y;
   int64_t y_stride;
 };

@@ -1,5 +1,5 @@
-// What stands in a panel of a packed matrix, as vectors of float32 (packed_matrix.h has the
-// layout).
+// What stands in a panel of float32 or bfloat16 weights, as vectors of float32 (packed_matrix.h has
+// the layout).
 #if defined(GMA_MODEL_KERNELS_CPU_PANEL_SOURCES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef GMA_MODEL_KERNELS_CPU_PANEL_SOURCES_INL_H_
 #undef GMA_MODEL_KERNELS_CPU_PANEL_SOURCES_INL_H_
@@ -23,10 +23,8 @@ constexpr int64_t kHalf = kPanelRows / 2;
 using DF = hn::CappedTag<float, kHalf>;
 using VF = hn::Vec<DF>;
 using DU = hn::RebindToUnsigned<DF>;
-using DI = hn::RebindToSigned<DF>;
 constexpr DF df;
 constexpr DU du;
-constexpr DI di;
 constexpr int64_t kWidth = hn::MaxLanes(df);  // N
 constexpr int64_t kPairs = kHalf / kWidth;
 constexpr int64_t kAhead = 4096;  // bytes, of software prefetch
@@ -46,7 +44,6 @@ HWY_INLINE void StorePair(const Pair& pair, float* place) {
 
 // Sources of weights: what stands in a panel at column k for the pair s, as float32.
 struct Float32Source {
-  static constexpr bool kGrouped = false;
   explicit Float32Source(const uint8_t* data) : panel(reinterpret_cast<const float*>(data)) {}
   Pair At(int64_t k, int64_t s) const {
     const float* place = panel + k * kPanelRows + s * kWidth;
@@ -61,7 +58,6 @@ struct Float32Source {
 };
 
 struct BFloat16Source {
-  static constexpr bool kGrouped = false;
   explicit BFloat16Source(const uint8_t* data) : panel(reinterpret_cast<const uint32_t*>(data)) {}
   Pair At(int64_t k, int64_t s) const {
     const auto both = hn::LoadU(du, panel + k * kHalf + s * kWidth);
@@ -74,59 +70,13 @@ struct BFloat16Source {
   const uint32_t* panel;
 };
 
-struct Int8Source {
-  static constexpr bool kGrouped = false;
-  explicit Int8Source(const uint8_t* data) : panel(reinterpret_cast<const int8_t*>(data)) {}
-  Pair At(int64_t k, int64_t s) const {
-    const hn::Rebind<int8_t, DF> d8;
-    const int8_t* place = panel + k * kPanelRows + s * kWidth;
-    return {hn::ConvertTo(df, hn::PromoteTo(di, hn::LoadU(d8, place))),
-            hn::ConvertTo(df, hn::PromoteTo(di, hn::LoadU(d8, place + kHalf)))};
-  }
-  void FetchAhead(int64_t k) const {
-    if (k % 2 == 0) hwy::Prefetch(panel + k * kPanelRows + kAhead);
-  }
-  const int8_t* panel;
-};
-
-// q alone; scale and minimum are applied a group at a time.
-struct Int4Source {
-  static constexpr bool kGrouped = true;
-  explicit Int4Source(const uint8_t* data) : panel(data) {}
-  Pair At(int64_t k, int64_t s) const {
-    const auto* place = reinterpret_cast<const uint32_t*>(panel + k / kGroupColumns * kGroupBytes) +
-                        k % kGroupColumns / 8 * kPanelRows + s * kWidth;
-    const int bits = static_cast<int>(k % 8 * 4);
-    return {Nibble(hn::LoadU(du, place), bits), Nibble(hn::LoadU(du, place + kHalf), bits)};
-  }
-  static VF Nibble(hn::Vec<DU> words, int bits) {
-    const auto q = hn::And(hn::ShiftRightSame(words, bits), hn::Set(du, 15));
-    return hn::ConvertTo(df, hn::BitCast(di, q));
-  }
-  void FetchAhead(int64_t k) const {
-    if (k % 4 == 0) hwy::Prefetch(panel + k / 4 * 80 + kAhead);
-  }
-  const uint8_t* panel;
-};
-
 // Columns of a panel that Widen has made float32, in the first-level cache.
-template <bool grouped>
 struct BlockSource {
-  static constexpr bool kGrouped = grouped;
   explicit BlockSource(const uint8_t* data) : block(data) {}
   Pair At(int64_t k, int64_t s) const { return block.At(k, s); }
   void FetchAhead(int64_t) const {}
   Float32Source block;
 };
-
-// Scale or minimum (`which` 0 or 1) of the rows of pair s in an int4 group.
-HWY_INLINE Pair GroupPair(const uint8_t* group, int64_t which, int64_t s) {
-  const hn::Rebind<hwy::float16_t, DF> d16;
-  const auto* halves = reinterpret_cast<const hwy::float16_t*>(group + kGroupWordBytes) +
-                       which * kPanelRows + s * kWidth;
-  return {hn::PromoteTo(df, hn::LoadU(d16, halves)),
-          hn::PromoteTo(df, hn::LoadU(d16, halves + kHalf))};
-}
 
 // Columns [begin, begin + count) of a panel as float32 [count][32].
 template <class Source>

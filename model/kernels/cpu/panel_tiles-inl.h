@@ -1,4 +1,5 @@
-// Products of one panel with the few tokens whose sums fit in the registers.
+// Products of one panel of float32 or bfloat16 weights with the few tokens whose sums fit in the
+// registers.
 #if defined(GMA_MODEL_KERNELS_CPU_PANEL_TILES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef GMA_MODEL_KERNELS_CPU_PANEL_TILES_INL_H_
 #undef GMA_MODEL_KERNELS_CPU_PANEL_TILES_INL_H_
@@ -22,21 +23,17 @@ constexpr int64_t kMaxColumns = kWidth >= 16 ? 12 : 6;  // tokens of a tile; two
 // One panel, or a block of its columns, and the tokens of one tile.
 struct TileArgs {
   const uint8_t* weights;  // of the source
-  const uint8_t* groups;   // int4: the groups in the panel, for their scales and minima
-  int64_t cols;            // int4: whole groups
+  int64_t cols;
   const float* x;
   int64_t x_stride;
-  const float* x_sums;
-  int64_t sums_stride;
   bool add;       // to what earlier columns left in totals
   float* totals;  // [C][32]
 };
 
-// Adds products of S pairs of rows, from pair s on, with C tokens, for `count` columns from
-// `begin`.
+// Adds products of S pairs of rows, from pair s on, with C tokens.
 template <class Source, int64_t C, int64_t S>
-HWY_INLINE void SumColumns(const Source& source, const TileArgs& args, int64_t begin, int64_t count,
-                           int64_t s, Pair (&sums)[S][C]) {
+HWY_INLINE void SumColumns(const Source& source, const TileArgs& args, int64_t s,
+                           Pair (&sums)[S][C]) {
   const auto column = [&](int64_t k) HWY_ATTR {
     source.FetchAhead(k);
     Pair weights[S];
@@ -49,47 +46,26 @@ HWY_INLINE void SumColumns(const Source& source, const TileArgs& args, int64_t b
       }
     }
   };
-  int64_t k = begin;
-  for (; k + 8 <= begin + count; k += 8) {
+  int64_t k = 0;
+  for (; k + 8 <= args.cols; k += 8) {
 #pragma GCC unroll 8
     for (int64_t i = 0; i < 8; ++i) column(k + i);
   }
-  for (; k < begin + count; ++k) column(k);
+  for (; k < args.cols; ++k) column(k);
 }
 
 template <class Source, int64_t C, int64_t S>
 void TilePairs(const TileArgs& args, int64_t s) {
-  const Source source(args.weights);
   const Pair zero = {hn::Zero(df), hn::Zero(df)};
   const auto place = [&](int64_t i, int64_t c)
                          HWY_ATTR { return args.totals + c * kPanelRows + (s + i) * kWidth; };
   Pair sums[S][C];
-  if constexpr (!Source::kGrouped) {
-    for (int64_t i = 0; i < S; ++i) {
-      for (int64_t c = 0; c < C; ++c) sums[i][c] = args.add ? LoadPair(place(i, c)) : zero;
-    }
-    SumColumns<Source, C, S>(source, args, 0, args.cols, s, sums);
-    for (int64_t i = 0; i < S; ++i) {
-      for (int64_t c = 0; c < C; ++c) StorePair(sums[i][c], place(i, c));
-    }
-    return;
+  for (int64_t i = 0; i < S; ++i) {
+    for (int64_t c = 0; c < C; ++c) sums[i][c] = args.add ? LoadPair(place(i, c)) : zero;
   }
-  for (int64_t g = 0; g < args.cols / kGroupColumns; ++g) {
-    for (auto& pairs : sums) std::fill(pairs, pairs + C, zero);
-    SumColumns<Source, C, S>(source, args, g * kGroupColumns, kGroupColumns, s, sums);
-    for (int64_t i = 0; i < S; ++i) {
-      const Pair scale = GroupPair(args.groups + g * kGroupBytes, 0, s + i);
-      const Pair minimum = GroupPair(args.groups + g * kGroupBytes, 1, s + i);
-      for (int64_t c = 0; c < C; ++c) {
-        const VF x_sum = hn::Set(df, args.x_sums[c * args.sums_stride + g]);
-        Pair total = g == 0 && !args.add ? zero : LoadPair(place(i, c));
-        total.low = hn::MulAdd(scale.low, sums[i][c].low, total.low);
-        total.high = hn::MulAdd(scale.high, sums[i][c].high, total.high);
-        total.low = hn::MulAdd(minimum.low, x_sum, total.low);
-        total.high = hn::MulAdd(minimum.high, x_sum, total.high);
-        StorePair(total, place(i, c));
-      }
-    }
+  SumColumns<Source, C, S>(Source(args.weights), args, s, sums);
+  for (int64_t i = 0; i < S; ++i) {
+    for (int64_t c = 0; c < C; ++c) StorePair(sums[i][c], place(i, c));
   }
 }
 

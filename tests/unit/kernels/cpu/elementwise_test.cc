@@ -1,7 +1,9 @@
 #include "model/kernels/cpu/elementwise.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -45,16 +47,40 @@ TEST(RmsNorm, OfZeroIsZero) {
   for (const float number : y) EXPECT_EQ(number, 0);
 }
 
-TEST(GroupSums, AddsThirtyTwoEach) {
+TEST(RoundInput, IsTheNearestWholeNumberOnEveryCpu) {
   const std::vector<float> x = Random(96, 3);
+  float largest = 0;
+  for (const float number : x) largest = std::max(largest, std::fabs(number));
   for (const int64_t target : Targets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
     const ScopedTarget scoped(target);
+    std::vector<int16_t> q(96);
     std::vector<float> sums(3);
-    cpu::GroupSums(x.data(), 3, sums.data());
+    EXPECT_EQ(cpu::RoundInput(x.data(), 3, q.data(), sums.data()), largest / 32767);
     for (size_t g = 0; g < 3; ++g) {
-      double sum = 0;
-      for (size_t i = 0; i < 32; ++i) sum += x[32 * g + i];
-      EXPECT_NEAR(sums[g], sum, 1e-5) << hwy::TargetName(target);
+      int32_t sum = 0;
+      for (size_t i = 32 * g; i < 32 * g + 32; ++i) {
+        EXPECT_EQ(q[i], std::nearbyint(x[i] * (32767 / largest)));
+        sum += q[i];
+      }
+      EXPECT_EQ(sums[g], sum);
+    }
+  }
+}
+
+TEST(RoundInput, OfZeroIsZeroAndWhatIsNotFiniteShows) {
+  for (const int64_t target : Targets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    const ScopedTarget scoped(target);
+    std::vector<float> x(32, 0.0f), sums(1, 1.0f);
+    std::vector<int16_t> q(32, 1);
+    EXPECT_EQ(cpu::RoundInput(x.data(), 1, q.data(), sums.data()), 0);
+    EXPECT_EQ(q[31], 0);
+    EXPECT_EQ(sums[0], 0);
+    for (const float number : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
+      x = Random(32, 4);
+      x[21] = -number;
+      EXPECT_TRUE(std::isnan(cpu::RoundInput(x.data(), 1, q.data(), sums.data())));
     }
   }
 }

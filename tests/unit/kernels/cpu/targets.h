@@ -13,7 +13,7 @@ namespace gma::testing {
 inline std::vector<int64_t> Targets() {
   std::vector<int64_t> targets;
 #if HWY_ARCH_X86
-  for (const int64_t target : {HWY_AVX3, HWY_AVX2, HWY_SSE4}) {
+  for (const int64_t target : {HWY_AVX3_DL, HWY_AVX3, HWY_AVX2, HWY_SSE4}) {
     if ((hwy::SupportedTargets() & target) != 0) targets.push_back(target);
   }
 #elif HWY_ARCH_ARM
@@ -27,6 +27,10 @@ inline std::vector<int64_t> Targets() {
 class ScopedTarget {
  public:
   explicit ScopedTarget(int64_t target) {
+#if HWY_ARCH_X86
+    if (target == HWY_AVX3_DL)
+      target |= HWY_AVX3;  // of kernels that are not compiled for the former
+#endif
     hwy::SetSupportedTargetsForTest(target);
     hwy::GetChosenTarget().Update(target);
   }
