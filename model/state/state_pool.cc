@@ -91,6 +91,11 @@ absl::StatusOr<StateRow> StatePool::Acquire() {
   return row;
 }
 
+absl::StatusOr<StateRow> StatePool::AcquireUnset() {
+  RowUse was;
+  return Lease(was);
+}
+
 absl::StatusOr<StateRow> StatePool::AcquireCopy(const StateRow& source) {
   RowUse was;
   GMA_ASSIGN_OR_RETURN(StateRow row, Lease(was));

@@ -55,6 +55,8 @@ class StatePool {
   // Leases a row in its initial state (all bytes zero).
   // ERRORS: kResourceExhausted naming the capacity when every row is leased.
   absl::StatusOr<StateRow> Acquire();
+  // Leases a row that holds anything: the caller writes all of it. ERRORS: as Acquire.
+  absl::StatusOr<StateRow> AcquireUnset();
   // Leases a row that holds what `source` holds.
   // REQUIRES: source.holds(). ERRORS: as Acquire.
   absl::StatusOr<StateRow> AcquireCopy(const StateRow& source);

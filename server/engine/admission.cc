@@ -39,7 +39,7 @@ std::vector<int32_t> TakeTokens(InputTokens& input, bool fresh) {
 
 }  // namespace
 
-void EngineCore::OnMessage(GenerateMessage message) {
+Request& EngineCore::AddRequest(GenerateMessage message) {
   GenerateSpec& spec = message.spec;
   std::unique_ptr<Request> request = NewRequest(spec, message.accepted_at);
   request->generates = true;
@@ -50,8 +50,11 @@ void EngineCore::OnMessage(GenerateMessage message) {
   request->stop = std::move(spec.stop);
   request->n = spec.n;
   by_stream_[request->stream.get()] = request.get();
-  Admit(std::move(request));
+  requests_.push_back(std::move(request));
+  return *requests_.back();
 }
+
+void EngineCore::OnMessage(GenerateMessage message) { Admit(AddRequest(std::move(message))); }
 
 std::unique_ptr<Request> EngineCore::NewAppend(AppendSpec& spec, absl::Duration accepted_at) {
   return NewRequest(spec, accepted_at);
@@ -77,12 +80,17 @@ void EngineCore::OnMessage(RewindMessage message) {
 
 void EngineCore::OnMessage(const CancelMessage& message) {
   const auto it = by_stream_.find(message.stream.get());
-  if (it != by_stream_.end()) Cancel(*it->second, message.by_client);
+  if (it != by_stream_.end()) return Cancel(*it->second, message.by_client);
+  std::unique_ptr<GenerateMessage> waiting = TakeWaiting(message.stream.get());
+  if (waiting != nullptr) Cancel(AddRequest(std::move(*waiting)), message.by_client);
 }
 
-void EngineCore::Admit(std::unique_ptr<Request> owned) {
-  Request& request = *owned;
-  requests_.push_back(std::move(owned));
+void EngineCore::Admit(std::unique_ptr<Request> request) {
+  requests_.push_back(std::move(request));
+  Admit(*requests_.back());
+}
+
+void EngineCore::Admit(Request& request) {
   // Nothing is done for a request that nobody waits for any more.
   if (request.stream != nullptr && request.stream->cancelled()) {
     return Cancel(request, /*by_client=*/false);
@@ -199,9 +207,7 @@ absl::Status EngineCore::AdmitPrivate(Request& request) {
   }
   Owner& owner = table_.OwnerOf(request.owner);
   GMA_RETURN_IF_ERROR(CheckQuota(owner, request.n));
-  if (pool_->capacity() - pool_->used() < request.n) {
-    return NoRowError();
-  }
+  if (!MakeRows(request.n)) return NoRowError();
   const absl::Duration now = clock_.Monotonic();
   request.feed = TakeTokens(request.input, /*fresh=*/true);
   request.candidates.reserve(static_cast<size_t>(request.n));

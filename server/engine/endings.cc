@@ -64,7 +64,7 @@ void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishR
   Record(request, numbered);
   EndRequest(request);
   if (began) {
-    request.session->KeepAutomatic();
+    table_.KeepAutomatic(*request.session);
     KeepPrefix(request, *request.session);
     EndReader(request, absl::OkStatus());
   } else {
@@ -86,7 +86,7 @@ void EngineCore::FinishAppend(Request& request) {
   }
   EndRequest(request);
   if (!request.rewind) {
-    session.KeepAutomatic();
+    table_.KeepAutomatic(session);
     KeepPrefix(request, session);
   }
   SessionSnapshotInfo info = InfoOf(session);

@@ -41,8 +41,7 @@ class EngineImpl final : public Engine {
     stream->AddCredit(tokens, kMaxCredit);
   }
 
-  void Open(std::string owner, absl::Duration ttl,
-            EngineCallback<SessionSnapshotInfo> done) override;
+  void Open(OpenSpec spec, EngineCallback<SessionSnapshotInfo> done) override;
   void Append(AppendSpec spec, EngineCallback<SessionSnapshotInfo> done) override {
     PostTurn<AppendMessage>(std::move(spec), std::move(done));
   }
@@ -67,6 +66,16 @@ class EngineImpl final : public Engine {
   void ListCheckpoints(std::string owner, SessionId id,
                        EngineCallback<std::vector<CheckpointInfo>> done) override {
     PostCall(ListCheckpointsMessage{.owner = std::move(owner), .id = id, .done = std::move(done)});
+  }
+  void DeleteCheckpoint(std::string owner, SessionId id, std::string name,
+                        EngineCallback<SessionSnapshotInfo> done) override {
+    PostCall(DeleteCheckpointMessage{
+        .owner = std::move(owner), .id = id, .name = std::move(name), .done = std::move(done)});
+  }
+  void Pin(std::string owner, SessionId id, bool pinned,
+           EngineCallback<SessionSnapshotInfo> done) override {
+    PostCall(
+        PinMessage{.owner = std::move(owner), .id = id, .pinned = pinned, .done = std::move(done)});
   }
   void Export(std::string owner, SessionId id, EngineCallback<SessionImage> done) override {
     PostCall(ExportMessage{.owner = std::move(owner), .id = id, .done = std::move(done)});
@@ -185,10 +194,9 @@ void EngineImpl::PostCall(Message message) {
   std::get<Message>(posted).done(RefusePost());
 }
 
-void EngineImpl::Open(std::string owner, absl::Duration ttl,
-                      EngineCallback<SessionSnapshotInfo> done) {
+void EngineImpl::Open(OpenSpec spec, EngineCallback<SessionSnapshotInfo> done) {
   if (shared_->draining) return done(Refuse(RejectReasonLabel::kDraining));
-  PostCall(OpenMessage{.owner = std::move(owner), .ttl = ttl, .done = std::move(done)});
+  PostCall(OpenMessage{.spec = std::move(spec), .done = std::move(done)});
 }
 
 void EngineImpl::Fork(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) {

@@ -66,9 +66,8 @@ class Engine {
       ResumeSpec spec, absl::AnyInvocable<void()> notify) = 0;
   virtual void AddCredit(const std::shared_ptr<TokenStream>& stream, int64_t tokens) = 0;
 
-  // `ttl` zero: the default.
-  virtual void Open(std::string owner, absl::Duration ttl,
-                    EngineCallback<SessionSnapshotInfo> done) = 0;
+  // ERRORS: kResourceExhausted for the quota, or when no row is free and nothing may be parked.
+  virtual void Open(OpenSpec spec, EngineCallback<SessionSnapshotInfo> done) = 0;
   // Feeds input; answers when all of it but the last token, which stays pending, is fed.
   // Into an active turn (spec.turn): answers at once; the AppendedEvent tells where it entered.
   virtual void Append(AppendSpec spec, EngineCallback<SessionSnapshotInfo> done) = 0;
@@ -80,6 +79,10 @@ class Engine {
                     EngineCallback<std::vector<SessionSnapshotInfo>> done) = 0;
   // Answers with what the session was; an active turn ends with kCancelled.
   virtual void Close(std::string owner, SessionId id, EngineCallback<SessionSnapshotInfo> done) = 0;
+
+  // A pinned session keeps its row; also while a turn is active. ERRORS: as Open.
+  virtual void Pin(std::string owner, SessionId id, bool pinned,
+                   EngineCallback<SessionSnapshotInfo> done) = 0;
 
   // The calls below refuse a session that has an active turn with kFailedPrecondition.
   //
@@ -93,6 +96,9 @@ class Engine {
   // Oldest first; also while a turn is active.
   virtual void ListCheckpoints(std::string owner, SessionId id,
                                EngineCallback<std::vector<CheckpointInfo>> done) = 0;
+  // Forgets a checkpoint; also while a turn is active. ERRORS: kNotFound.
+  virtual void DeleteCheckpoint(std::string owner, SessionId id, std::string name,
+                                EngineCallback<SessionSnapshotInfo> done) = 0;
   // Goes back to an earlier state, exactly. Feeding tokens again is an ordinary turn of the
   // session; once begun it runs to its end, whoever waits for it.
   // ERRORS: as Generate, and kNotFound for a name, kOutOfRange for a position out of reach.

@@ -50,19 +50,47 @@ class EngineCore {
 
  private:
   // engine_core.cc: messages, timers, gauges.
-  void TakeMessages();
   void EndOverdue(absl::Duration now);
   void EndOverdue(Request& request);
   void SweepEnded();
   void UpdateGauges();
+
+  // dispatch.cc: messages that wait until what they are for is at hand.
+  void TakeMessages();
+  void Dispatch(EngineMessage& message);
+  // Makes the session of a message, and the rows that it takes, ready; false: the message was
+  // answered, or waits.
+  template <typename Message>
+  bool Prepare(EngineMessage& posted, const Message& message);
+  // There is no row for the message: it waits for one that is on its way, or is refused.
+  void WaitForRoom(EngineMessage& message);
+  void Refuse(EngineMessage& message, const absl::Status& status);
+  // Those that wait and need not any more.
+  void DispatchWaiting();
+  void EndOverdueWaiting(absl::Duration now);
+  // Takes the message of `stream` out of those that wait; null: there is none.
+  std::unique_ptr<GenerateMessage> TakeWaiting(const TokenStream* stream);
+
+  // parking.cc: rows between pool and host memory.
+  //
+  // Whether so many rows are free; parks idle sessions other than `except` for it.
+  bool MakeRows(int32_t rows, const Session* except = nullptr);
+  bool ParkOne(const Session* except);
+  void Park(Session& session);
+  // Brings it from memory to the pool; false: there is no room.
+  bool Wake(Session& session);
+  void OnMessage(PinMessage message);
+  void CheckTiers() const;
 
   // admission.cc: from message to a turn that can be scheduled.
   void OnMessage(GenerateMessage message);
   void OnMessage(AppendMessage message);
   void OnMessage(RewindMessage message);
   void OnMessage(const CancelMessage& message);
+  Request& AddRequest(GenerateMessage message);
   static std::unique_ptr<Request> NewAppend(AppendSpec& spec, absl::Duration accepted_at);
   void Admit(std::unique_ptr<Request> request);
+  void Admit(Request& request);
   absl::Status AdmitToSession(Request& request);
   absl::Status AdmitPrivate(Request& request);
   absl::Status BeginSessionTurn(Request& request, Session& session);
@@ -136,6 +164,7 @@ class EngineCore {
   void OnMessage(ForkMessage message);
   void OnMessage(CheckpointMessage message);
   void OnMessage(ListCheckpointsMessage message);
+  void OnMessage(DeleteCheckpointMessage message);
   void OnMessage(ExportMessage message);
   void OnMessage(ImportMessage message);
   absl::StatusOr<SessionSnapshotInfo> Import(const ImportMessage& message);
@@ -185,6 +214,7 @@ class EngineCore {
   // Of the last turn of each session, by its number.
   absl::flat_hash_map<uint64_t, std::shared_ptr<TurnHistory>> histories_;
   TurnReplays replays_;
+  const size_t parked_row_bytes_;  // of an encoded row
   uint64_t next_turn_ = 1;
   bool ended_some_ = false;          // since the last sweep
   double mean_request_seconds_ = 1;  // moving average, for retry hints
@@ -192,6 +222,7 @@ class EngineCore {
   // Reused from step to step.
   FairShare fair_share_;
   std::vector<EngineMessage> messages_;
+  std::deque<EngineMessage> for_room_;  // wait until a row is free, in the order of arrival
   std::vector<RowView> views_;
   std::vector<StepPart> view_parts_, parts_;  // beside views_; of the step
   std::vector<StepRow> step_rows_;

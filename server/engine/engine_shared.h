@@ -41,8 +41,7 @@ struct CancelMessage {
   bool by_client;
 };
 struct OpenMessage {
-  std::string owner;
-  absl::Duration ttl;
+  OpenSpec spec;
   EngineCallback<SessionSnapshotInfo> done;
 };
 struct GetMessage {
@@ -78,6 +77,18 @@ struct ListCheckpointsMessage {
   SessionId id;
   EngineCallback<std::vector<CheckpointInfo>> done;
 };
+struct DeleteCheckpointMessage {
+  std::string owner;
+  SessionId id;
+  std::string name;
+  EngineCallback<SessionSnapshotInfo> done;
+};
+struct PinMessage {
+  std::string owner;
+  SessionId id;
+  bool pinned;
+  EngineCallback<SessionSnapshotInfo> done;
+};
 struct ExportMessage {
   std::string owner;
   SessionId id;
@@ -97,7 +108,8 @@ struct RewindMessage {
 using EngineMessage =
     std::variant<GenerateMessage, AppendMessage, BargeInMessage, ResumeMessage, CancelMessage,
                  OpenMessage, GetMessage, ListMessage, CloseMessage, ForkMessage, CheckpointMessage,
-                 ListCheckpointsMessage, ExportMessage, ImportMessage, RewindMessage>;
+                 ListCheckpointsMessage, DeleteCheckpointMessage, PinMessage, ExportMessage,
+                 ImportMessage, RewindMessage>;
 
 // Shared with token streams too, whose readers may outlive the engine. THREADS: any.
 struct EngineShared {

@@ -15,17 +15,19 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "model/sampling/sampling_params.h"
+#include "model/state/row_codec.h"
 #include "server/engine/token_stream.h"
 #include "server/session/session_id.h"
 #include "server/session/session_past.h"
 #include "server/session/session_phase.h"
+#include "server/session/session_tier.h"
 
 namespace gma {
 
 struct EngineOptions {
   int32_t max_sessions = 128;            // state rows in the pool
   int32_t max_waiting = 256;             // requests accepted and not scheduled yet
-  int32_t max_sessions_per_owner = 128;  // state rows of one owner, private requests included
+  int32_t max_sessions_per_owner = 128;  // of one owner in all tiers, private requests included
   int32_t max_batch_rows = 64;           // as the decoder was loaded with
   int32_t max_step_tokens = 64;          // likewise; also the longest stall a prefill can cause
   absl::Duration default_ttl = absl::Minutes(30);  // idle time until a session expires
@@ -33,6 +35,8 @@ struct EngineOptions {
   std::vector<int32_t> end_tokens;  // the model's
   PastLimits past = {};             // what each session remembers
   size_t prefix_bytes = 0;          // of states kept for requests that begin alike; 0: none
+  int64_t park_memory_bytes = int64_t{1} << 30;     // of parked rows and of all checkpoints
+  RowEncoding park_format = RowEncoding::kFloat32;  // of parked rows, and in the store
   // Events of a session's last turn that are kept for Resume, the last ones; >= 1.
   int64_t resume_events = 65536;
   // How long a turn on a session whose reader is gone waits for a Resume; zero: it ends at once.
@@ -97,6 +101,12 @@ struct AppendSpec {
   uint64_t request_id = 0;  // in AppendedEvent, for the reader of `turn`
 };
 
+struct OpenSpec {
+  std::string owner;
+  absl::Duration ttl = absl::ZeroDuration();  // zero: the default
+  bool pinned = false;                        // as by Pin
+};
+
 struct RewindSpec {
   std::string owner;
   SessionId session;
@@ -120,6 +130,8 @@ struct SessionSnapshotInfo {
   int64_t last_sequence = 0;              // number of its last event
   bool turn_active = false;               // perhaps a detached one
   bool detached = false;                  // the active turn waits for a Resume
+  SessionTier tier = SessionTier::kPool;
+  bool pinned = false;
   // Of an Append:
   int64_t appended_tokens = 0;  // that it brought
   bool entered_turn = false;    // the AppendedEvent in the turn's stream answers it

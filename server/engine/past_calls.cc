@@ -34,9 +34,9 @@ void EngineCore::OnMessage(ForkMessage message) {
 absl::StatusOr<SessionSnapshotInfo> EngineCore::Fork(const ForkMessage& message) {
   GMA_ASSIGN_OR_RETURN(const Session* const source, FindIdle(message.owner, message.id));
   GMA_RETURN_IF_ERROR(CheckQuota(source->owner(), 1));
-  absl::StatusOr<StateRow> row = pool_->AcquireCopy(source->row());
-  if (!row.ok()) return NoRowError();
-  const Session& fork = table_.InsertFork(*source, *std::move(row), clock_.Monotonic());
+  if (!MakeRows(1, source)) return NoRowError();
+  GMA_ASSIGN_OR_RETURN(StateRow row, pool_->AcquireCopy(source->row()));
+  const Session& fork = table_.InsertFork(*source, std::move(row), clock_.Monotonic());
   metrics_.session_forks->Increment();
   GMA_LOG(kInfo, "session_forked",
           {{"session", fork.id().Short()},
@@ -67,6 +67,14 @@ void EngineCore::OnMessage(ListCheckpointsMessage message) {
   message.done(std::move(infos));
 }
 
+void EngineCore::OnMessage(DeleteCheckpointMessage message) {
+  absl::StatusOr<Session*> session = table_.Find(message.owner, message.id, clock_.Monotonic());
+  if (!session.ok()) return message.done(session.status());
+  const absl::Status status = (*session)->DropCheckpoint(message.name);
+  if (!status.ok()) return message.done(status);
+  message.done(EngineCore::InfoOf(**session));
+}
+
 void EngineCore::OnMessage(ExportMessage message) {
   absl::StatusOr<Session*> session = FindIdle(message.owner, message.id);
   if (!session.ok()) return message.done(session.status());
@@ -88,13 +96,13 @@ absl::StatusOr<SessionSnapshotInfo> EngineCore::Import(const ImportMessage& mess
   const SessionImage& image = message.image;
   Owner& owner = table_.OwnerOf(message.owner);
   GMA_RETURN_IF_ERROR(CheckQuota(owner, 1));
-  absl::StatusOr<StateRow> row = pool_->Acquire();
-  if (!row.ok()) return NoRowError();
-  GMA_CHECK(image.row.size() == row->bytes().size());
-  std::memcpy(row->bytes().data(), image.row.data(), image.row.size());
-  Session& session = table_.Insert(owner, *std::move(row), image.ttl, clock_.Monotonic());
+  if (!MakeRows(1)) return NoRowError();
+  GMA_ASSIGN_OR_RETURN(StateRow row, pool_->AcquireUnset());
+  GMA_CHECK(image.row.size() == row.bytes().size());
+  std::memcpy(row.bytes().data(), image.row.data(), image.row.size());
+  Session& session = table_.Insert(owner, std::move(row), image.ttl, clock_.Monotonic());
   session.StandAt(image.point);
-  session.KeepAutomatic();  // the oldest point that it can go back to
+  table_.KeepAutomatic(session);  // the oldest point that it can go back to
   metrics_.session_imports->Increment();
   GMA_LOG(kInfo, "session_imported",
           {{"session", session.id().Short()},

@@ -6,6 +6,21 @@
 #include "server/engine/engine_core.h"
 
 namespace gma {
+namespace {
+
+EvictionLabel ExpiryOf(SessionTier tier) {
+  switch (tier) {
+    case SessionTier::kPool:
+      return EvictionLabel::kPoolExpired;
+    case SessionTier::kMemory:
+      return EvictionLabel::kMemoryExpired;
+    case SessionTier::kDisk:
+      break;
+  }
+  return EvictionLabel::kDiskExpired;
+}
+
+}  // namespace
 
 void EngineCore::OnMessage(OpenMessage message) {
   absl::StatusOr<SessionSnapshotInfo> info = Open(message);
@@ -13,13 +28,14 @@ void EngineCore::OnMessage(OpenMessage message) {
 }
 
 absl::StatusOr<SessionSnapshotInfo> EngineCore::Open(const OpenMessage& message) {
-  Owner& owner = table_.OwnerOf(message.owner);
+  const OpenSpec& spec = message.spec;
+  Owner& owner = table_.OwnerOf(spec.owner);
   GMA_RETURN_IF_ERROR(CheckQuota(owner, 1));
-  absl::StatusOr<StateRow> row = pool_->Acquire();
-  if (!row.ok()) return NoRowError();
-  const absl::Duration ttl =
-      message.ttl == absl::ZeroDuration() ? options_.default_ttl : message.ttl;
-  const Session& session = table_.Insert(owner, *std::move(row), ttl, clock_.Monotonic());
+  if (!MakeRows(1)) return NoRowError();
+  GMA_ASSIGN_OR_RETURN(StateRow row, pool_->Acquire());
+  const absl::Duration ttl = spec.ttl == absl::ZeroDuration() ? options_.default_ttl : spec.ttl;
+  Session& session = table_.Insert(owner, std::move(row), ttl, clock_.Monotonic());
+  if (spec.pinned) table_.Pin(session, true);
   GMA_LOG(kInfo, "session_opened",
           {{"session", session.id().Short()},
            {"ttl_seconds", absl::ToInt64Seconds(ttl)},
@@ -70,20 +86,21 @@ SessionSnapshotInfo EngineCore::InfoOf(const Session& session) const {
           .oldest_rewind = past.OldestRewind(session.context_tokens()),
           .last_sequence = session.last_sequence(),
           .turn_active = turn != turns_.end(),
-          .detached = turn != turns_.end() && turn->second.active->detached};
+          .detached = turn != turns_.end() && turn->second.active->detached,
+          .tier = session.tier(),
+          .pinned = session.pinned()};
 }
 
 void EngineCore::ExpireSessions(absl::Duration now) {
-  const int64_t expired = table_.Expire(now, [&](const Session& session) {
-    histories_.erase(session.number());
+  const int64_t expired = table_.Expire(now, [&](const ExpiredSession& session) {
+    histories_.erase(session.number);
+    metrics_.session_evictions[ExpiryOf(session.tier)]->Increment();
     GMA_LOG(kInfo, "session_expired",
-            {{"session", session.id().Short()},
-             {"context_tokens", session.context_tokens()},
-             {"idle_seconds", absl::ToDoubleSeconds(now - session.idle_since())}});
+            {{"session", session.id.Short()},
+             {"context_tokens", session.context_tokens},
+             {"idle_seconds", absl::ToDoubleSeconds(session.idle)}});
   });
-  if (expired == 0) return;
-  metrics_.session_expiries->Increment(static_cast<double>(expired));
-  ended_some_ = true;
+  if (expired > 0) ended_some_ = true;
 }
 
 }  // namespace gma

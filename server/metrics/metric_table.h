@@ -71,6 +71,10 @@ struct MetricRow {
   X(kSessionCapacity, kGauge, "gma_session_capacity", "tier",                                      \
     "State rows there are; private requests take rows too.")                                       \
   X(kSessions, kGauge, "gma_sessions", "tier", "Open sessions, without private ones.")             \
+  X(kSessionParkedBytes, kGauge, "gma_session_parked_bytes", "",                                   \
+    "Bytes of state rows of parked sessions in host memory.")                                      \
+  X(kSessionRestoreTime, kHistogram, "gma_session_restore_seconds", "tier",                        \
+    "Time to bring a session back into the pool, by the tier that it was in.")                     \
   X(kSessionEvictions, kCounter, "gma_session_evictions_total", "from,to,reason",                  \
     "Sessions moved to a lower tier, or ended (to none), by reason.")                              \
   X(kSessionContextTokens, kHistogram, "gma_session_context_tokens", "",                           \

@@ -141,10 +141,29 @@ void BuildStepsAndState(Builder& builder, Metrics& metrics) {
   for (size_t i = 0; i < kRowUses.size(); ++i) {
     metrics.state_rows.Set(i, builder.Gauge(kStateRows, {{"use", kRowUses[i]}}));
   }
-  metrics.session_capacity = builder.Gauge(kSessionCapacity, {{"tier", "resident"}});
-  metrics.sessions = builder.Gauge(kSessions, {{"tier", "resident"}});
-  metrics.session_expiries = builder.Counter(
-      kSessionEvictions, {{"from", "resident"}, {"to", "none"}, {"reason", "idle"}});
+  metrics.session_capacity = builder.Gauge(kSessionCapacity, {{"tier", "pool"}});
+  constexpr std::array kTiers = {"pool", "memory", "disk"};
+  for (size_t i = 0; i < kTiers.size(); ++i) {
+    metrics.sessions.Set(i, builder.Gauge(kSessions, {{"tier", kTiers[i]}}));
+  }
+  metrics.session_parked_bytes = builder.Gauge(kSessionParkedBytes);
+  struct Move {
+    const char *from, *to, *reason;
+  };
+  constexpr std::array kMoves = {Move{"pool", "memory", "rows"},   Move{"memory", "disk", "memory"},
+                                 Move{"pool", "disk", "shutdown"}, Move{"pool", "none", "idle"},
+                                 Move{"memory", "none", "idle"},   Move{"disk", "none", "idle"}};
+  static_assert(kMoves.size() == decltype(metrics.session_evictions)::size());
+  for (size_t i = 0; i < kMoves.size(); ++i) {
+    const Move& move = kMoves[i];
+    metrics.session_evictions.Set(
+        i, builder.Counter(kSessionEvictions,
+                           {{"from", move.from}, {"to", move.to}, {"reason", move.reason}}));
+  }
+  for (size_t i = 0; i < metrics.session_restore_time.size(); ++i) {
+    metrics.session_restore_time[i] =
+        builder.Histogram(kSessionRestoreTime, TokenGapEdges(), {{"tier", kTiers[i + 1]}});
+  }
   metrics.session_forks = builder.Counter(kSessionForks);
   metrics.session_rewinds = builder.Counter(kSessionRewinds);
   metrics.session_rewind_tokens = builder.Counter(kSessionRewindTokens);
@@ -208,7 +227,8 @@ void Metrics::FlushBatches() {
        {&time_to_first_token, &inter_token_latency, &e2e_request_latency, &request_queue_time,
         &request_prefill_time, &request_decode_time, &request_prompt_tokens,
         &request_generation_tokens, &session_context_tokens, &scheduled_batch_size,
-        &iteration_tokens, &iteration_latency[0], &iteration_latency[1], &iteration_latency[2]}) {
+        &session_restore_time[0], &session_restore_time[1], &iteration_tokens,
+        &iteration_latency[0], &iteration_latency[1], &iteration_latency[2]}) {
     (*batch)->Flush();
   }
 }

@@ -72,6 +72,15 @@ enum class ResumeLabel {  // result of gma_stream_resumes_total
   kFuture,                // future: a number that is none yet
   kGone,                  // gone: events that are no longer kept
 };
+enum class EvictionLabel {  // from, to, reason of gma_session_evictions_total
+  kPoolToMemory,            // pool, memory, rows
+  kMemoryToDisk,            // memory, disk, memory
+  kPoolToDisk,              // pool, disk, shutdown
+  kPoolExpired,             // pool, none, idle
+  kMemoryExpired,           // memory, none, idle
+  kDiskExpired,             // disk, none, idle
+};
+enum class TierLabel { kPool, kMemory, kDisk };        // tier: pool, memory, disk
 enum class PhaseLabel { kPrefill, kDecode, kMixed };   // phase: prefill, decode, mixed
 enum class RowUseLabel { kSession, kPrivate, kFree };  // use: session, private, free
 
@@ -110,11 +119,15 @@ struct Metrics {
   std::unique_ptr<HistogramBatch> scheduled_batch_size, iteration_tokens;
   prometheus::Counter *step_failures, *state_nonfinite;
 
-  // State. The only tier now is "resident": rows in the pool.
+  // State.
   prometheus::Gauge *state_bytes_per_session, *state_pool_bytes;
   MetricsByLabel<RowUseLabel, prometheus::Gauge, 3> state_rows;
-  prometheus::Gauge *session_capacity, *sessions;
-  prometheus::Counter* session_expiries;  // session_evictions_total{resident, none, idle}
+  prometheus::Gauge* session_capacity;
+  MetricsByLabel<TierLabel, prometheus::Gauge, 3> sessions;
+  prometheus::Gauge* session_parked_bytes;
+  MetricsByLabel<EvictionLabel, prometheus::Counter, 6> session_evictions;
+  // By the tier that a session comes from: memory, disk. Engine thread.
+  std::array<std::unique_ptr<HistogramBatch>, 2> session_restore_time;
   prometheus::Counter *session_forks, *session_rewinds, *session_rewind_tokens, *session_exports,
       *session_imports;
   prometheus::Gauge *session_checkpoints, *session_checkpoint_bytes;

@@ -52,8 +52,11 @@ class SessionsService final : public v1::Sessions::CallbackService {
                     v1::CheckpointInfo* response) override;
   Unary* ListCheckpoints(Context* context, const v1::ListCheckpointsRequest* request,
                          v1::ListCheckpointsResponse* response) override;
+  Unary* DeleteCheckpoint(Context* context, const v1::DeleteCheckpointRequest* request,
+                          v1::DeleteCheckpointResponse* response) override;
   Unary* Rewind(Context* context, const v1::RewindRequest* request,
                 v1::SessionInfo* response) override;
+  Unary* Pin(Context* context, const v1::PinRequest* request, v1::SessionInfo* response) override;
   grpc::ServerWriteReactor<v1::StateChunk>* Export(Context* context,
                                                    const v1::ExportRequest* request) override;
   grpc::ServerReadReactor<v1::StateChunk>* Import(Context* context,

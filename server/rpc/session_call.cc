@@ -137,7 +137,7 @@ void SessionCall::TakeOpen(uint64_t request_id, const ConvertedOpen& open) {
   if (open.session.has_value()) {
     env_.engine.Get(owner_, *open.session, Callback(opened));
   } else {
-    env_.engine.Open(owner_, open.ttl, Callback(opened));
+    env_.engine.Open({.owner = owner_, .ttl = open.ttl}, Callback(opened));
   }
 }
 

@@ -17,6 +17,18 @@ v1::SessionState ToProto(SessionPhase phase) {
   return v1::SESSION_STATE_UNSPECIFIED;
 }
 
+v1::SessionTier ToProto(SessionTier tier) {
+  switch (tier) {
+    case SessionTier::kPool:
+      return v1::SESSION_TIER_POOL;
+    case SessionTier::kMemory:
+      return v1::SESSION_TIER_MEMORY;
+    case SessionTier::kDisk:
+      return v1::SESSION_TIER_DISK;
+  }
+  return v1::SESSION_TIER_UNSPECIFIED;
+}
+
 }  // namespace
 
 void FillInfo(const SessionSnapshotInfo& from, const ServedModel& model, v1::SessionInfo& to) {
@@ -31,6 +43,8 @@ void FillInfo(const SessionSnapshotInfo& from, const ServedModel& model, v1::Ses
   to.set_checkpoints(from.checkpoints);
   to.set_checkpoint_bytes(from.checkpoint_bytes);
   to.set_oldest_rewind_tokens(from.oldest_rewind);
+  to.set_tier(ToProto(from.tier));
+  to.set_pinned(from.pinned);
   to.set_last_sequence(static_cast<uint64_t>(from.last_sequence));
 }
 

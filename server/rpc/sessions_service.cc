@@ -58,7 +58,8 @@ grpc::ServerUnaryReactor* SessionsService::Open(Context* context,
     GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context, env_));
     GMA_RETURN_IF_ERROR(CheckModelName(request->model(), env_.model));
     GMA_ASSIGN_OR_RETURN(const absl::Duration ttl, ConvertTtl(request->ttl_seconds()));
-    env_.engine.Open(std::move(owner), ttl, AnswerInfo(std::move(reply), env_, response));
+    env_.engine.Open({.owner = std::move(owner), .ttl = ttl, .pinned = request->pinned()},
+                     AnswerInfo(std::move(reply), env_, response));
     return absl::OkStatus();
   });
 }
@@ -165,6 +166,31 @@ grpc::ServerUnaryReactor* SessionsService::ListCheckpoints(
     env_.engine.ListCheckpoints(
         std::move(owner), id,
         Answer<std::vector<CheckpointInfo>>(std::move(reply), env_, std::move(fill)));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* SessionsService::DeleteCheckpoint(
+    Context* context, const v1::DeleteCheckpointRequest* request,
+    v1::DeleteCheckpointResponse* response) {
+  return ServeUnary(context, env_, [&](UnaryReply& reply) -> absl::Status {
+    GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context, env_));
+    GMA_ASSIGN_OR_RETURN(const SessionId id, ConvertSessionId(request->session_id()));
+    GMA_RETURN_IF_ERROR(CheckLimit(limits::kRewindCheckpoint, request->checkpoint().size()));
+    env_.engine.DeleteCheckpoint(
+        std::move(owner), id, request->checkpoint(),
+        Answer<SessionSnapshotInfo>(std::move(reply), env_, [](const SessionSnapshotInfo&) {}));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* SessionsService::Pin(Context* context, const v1::PinRequest* request,
+                                               v1::SessionInfo* response) {
+  return ServeUnary(context, env_, [&](UnaryReply& reply) -> absl::Status {
+    GMA_ASSIGN_OR_RETURN(std::string owner, OwnerOf(*context, env_));
+    GMA_ASSIGN_OR_RETURN(const SessionId id, ConvertSessionId(request->session_id()));
+    env_.engine.Pin(std::move(owner), id, request->pinned(),
+                    AnswerInfo(std::move(reply), env_, response));
     return absl::OkStatus();
   });
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 
@@ -25,19 +26,22 @@ SavedRow::~SavedRow() {
 absl::StatusOr<const Checkpoint*> CheckpointRing::Keep(CheckpointKind kind, std::string_view name,
                                                        const SessionPoint& point,
                                                        absl::Span<const uint8_t> row) {
-  const auto same_name = [&](const Checkpoint& other) { return other.name == name; };
-  auto victim = checkpoints_.end();
-  if (kind == CheckpointKind::kNamed) {
-    victim = std::find_if(checkpoints_.begin(), checkpoints_.end(), same_name);
-  }
-  // All rows have one size: the place of one other is enough.
-  if (victim == checkpoints_.end() && bytes_ + row.size() > limit_) victim = Victim(kind);
-  const size_t kept = bytes_ - (victim == checkpoints_.end() ? 0 : victim->row->bytes().size());
+  const auto replaced = Replaced(kind, name, row.size());
+  const size_t kept = bytes_ - (replaced == checkpoints_.end() ? 0 : replaced->row->bytes().size());
   if (kept + row.size() > limit_) {
     return absl::ResourceExhaustedError(
         absl::StrCat("a checkpoint takes ", row.size(), " bytes and the session's others hold ",
                      kept, ", limit ", limit_, " bytes (--checkpoint_bytes)"));
   }
+  // A row that is shared with a fork frees nothing.
+  const bool frees = replaced != checkpoints_.end() && replaced->row.use_count() == 1;
+  if (!frees && totals_->reserve && !totals_->reserve(row.size())) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a checkpoint takes ", row.size(),
+                     " bytes, and host memory for sessions is full (--park_memory_bytes)"));
+  }
+  // Making room may have taken some of this ring's.
+  const auto victim = Replaced(kind, name, row.size());
   if (victim != checkpoints_.end()) Erase(victim);
   Checkpoint checkpoint = {.kind = kind,
                            .name = std::string(name),
@@ -97,6 +101,24 @@ void CheckpointRing::Restore(std::vector<CheckpointImage> images, int64_t last_n
   }
 }
 
+absl::Status CheckpointRing::Drop(std::string_view name) {
+  for (auto checkpoint = checkpoints_.begin(); checkpoint != checkpoints_.end(); ++checkpoint) {
+    if (checkpoint->kind == CheckpointKind::kAutomatic || checkpoint->name != name) continue;
+    Erase(checkpoint);
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(
+      absl::StrCat("the session has no checkpoint \"", absl::CHexEscape(std::string(name)), "\""));
+}
+
+void CheckpointRing::DropAutomatic() {
+  for (size_t i = checkpoints_.size(); i-- > 0;) {
+    if (checkpoints_[i].kind == CheckpointKind::kAutomatic) {
+      Erase(checkpoints_.begin() + static_cast<ptrdiff_t>(i));
+    }
+  }
+}
+
 void CheckpointRing::Diverge(int64_t context) {
   for (size_t i = checkpoints_.size(); i-- > 0;) {
     Checkpoint& checkpoint = checkpoints_[i];
@@ -111,6 +133,17 @@ void CheckpointRing::Return(std::string_view name) {
   for (Checkpoint& checkpoint : checkpoints_) {
     if (checkpoint.name == name) checkpoint.shared_tokens = checkpoint.point.context_tokens();
   }
+}
+
+std::deque<Checkpoint>::iterator CheckpointRing::Replaced(CheckpointKind kind,
+                                                          std::string_view name, size_t bytes) {
+  if (kind == CheckpointKind::kNamed) {
+    const auto same = std::find_if(checkpoints_.begin(), checkpoints_.end(),
+                                   [&](const Checkpoint& other) { return other.name == name; });
+    if (same != checkpoints_.end()) return same;
+  }
+  // All rows have one size: the place of one other is enough.
+  return bytes_ + bytes > limit_ ? Victim(kind) : checkpoints_.end();
 }
 
 std::deque<Checkpoint>::iterator CheckpointRing::Victim(CheckpointKind kind) {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -22,6 +23,9 @@ namespace gma {
 // What all checkpoints of the server take; a copy that forks share counts once.
 struct CheckpointTotals {
   int64_t count = 0, bytes = 0;
+  // Whether so many bytes more may be taken now; makes room where it can, also at the expense of
+  // automatic checkpoints of any session. None: always.
+  std::function<bool(size_t bytes)> reserve = nullptr;
 };
 
 // A copy of a state row in host memory. Shared by the rings of a session and its forks.
@@ -79,7 +83,8 @@ class CheckpointRing {
   // Keeps a copy of `row`. A kNamed one takes the place of that name; `name` is ignored for others.
   // What has to go to make room goes by kind, the oldest first; an automatic one drives out its
   // own kind only.
-  // ERRORS: kResourceExhausted, naming bytes and limit, when nothing may go for it.
+  // ERRORS: kResourceExhausted, naming bytes and limit, when nothing may go for it, here or in
+  // what all sessions have together.
   absl::StatusOr<const Checkpoint*> Keep(CheckpointKind kind, std::string_view name,
                                          const SessionPoint& point, absl::Span<const uint8_t> row);
   // Null: there is none of this name. REQUIRES: name is not empty.
@@ -97,12 +102,20 @@ class CheckpointRing {
   // first. REQUIRES: the ring is new; the rows have one size.
   void Restore(std::vector<CheckpointImage> images, int64_t last_number);
 
+  // ERRORS: kNotFound for a name that is not there.
+  absl::Status Drop(std::string_view name);
+  void DropAutomatic();
+
   // The session's tokens from `context` on are gone, and automatic checkpoints after it with them.
   void Diverge(int64_t context);
   // The session stands at the checkpoint called `name` again. REQUIRES: there is one.
   void Return(std::string_view name);
 
  private:
+  // The one that goes for a new one of `kind` called `name`: of that name, or, where the ring is
+  // full, what may go; end() when none goes.
+  std::deque<Checkpoint>::iterator Replaced(CheckpointKind kind, std::string_view name,
+                                            size_t bytes);
   // What may go for one of `kind`; end() when nothing may.
   std::deque<Checkpoint>::iterator Victim(CheckpointKind kind);
   void Erase(const std::deque<Checkpoint>::iterator& checkpoint);

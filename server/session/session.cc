@@ -129,6 +129,18 @@ void Session::Touch() {
   if (turn_new_input_) point_.answer_tail.clear();
 }
 
+void Session::Park(std::shared_ptr<const RowBytes> encoded) {
+  GMA_CHECK(phase_ == SessionPhase::kIdle && parked_ == nullptr && encoded != nullptr);
+  parked_ = std::move(encoded);
+  row_.Release();
+}
+
+void Session::Wake(StateRow row) {
+  GMA_CHECK(phase_ == SessionPhase::kIdle && !row_.holds() && row.holds());
+  row_ = std::move(row);
+  parked_.reset();
+}
+
 void Session::ContinueFrom(const Session& other) {
   GMA_CHECK(phase_ == SessionPhase::kIdle && other.phase_ == SessionPhase::kIdle);
   point_ = other.point_;
@@ -139,6 +151,18 @@ void Session::StandAt(const SessionPoint& point) {
   GMA_CHECK(phase_ == SessionPhase::kIdle);
   point_ = point;
   past_.log().Restart(point);
+}
+
+void Session::Restore(const SessionPoint& point, PastImage past) {
+  GMA_CHECK(phase_ == SessionPhase::kIdle);
+  point_ = point;
+  past_.Restore(std::move(past), point);
+}
+
+void Session::FeedAgainFrom(int64_t fed) {
+  GMA_CHECK(phase_ == SessionPhase::kIdle && fed <= point_.fed);
+  point_.fed = fed;
+  point_.pending.reset();
 }
 
 absl::StatusOr<const Checkpoint*> Session::KeepCheckpoint(std::string_view name) {

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -19,11 +20,14 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "model/state/row_bytes.h"
+#include "model/state/row_codec.h"
 #include "model/state/state_pool.h"
 #include "server/session/session_id.h"
 #include "server/session/session_past.h"
 #include "server/session/session_phase.h"
 #include "server/session/session_point.h"
+#include "server/session/session_tier.h"
 
 namespace gma {
 
@@ -35,10 +39,22 @@ enum class TurnKind {
   kReplay,  // feeds again what a rewound session has been fed before
 };
 
+// What the store holds of a session, as the server that has claimed it knows.
+struct StoredState {
+  uint64_t epoch = 1;           // that the session is written under
+  int64_t journaled = 0;        // number of its next journal record
+  bool exists = false;          // the store holds something of it
+  bool needs_snapshot = false;  // the journal has a hole, or cannot tell what happened
+  int64_t fed_at_snapshot = 0;  // tokens fed when the last snapshot was taken
+  int64_t bytes = 0;            // what it takes there
+  int32_t writes = 0;           // that are not answered yet
+};
+
 // Times are on Clock::Monotonic(). THREADS: engine thread only.
 class Session {
  public:
-  // `owner` outlives the session. `number` increases with the order of opening.
+  // `owner` outlives the session. `number` increases with the order of opening. `row` may hold
+  // nothing when Park follows.
   Session(Owner& owner, SessionId id, uint64_t number, StateRow row, absl::Duration ttl,
           absl::Duration now, SessionPast past = {});
 
@@ -46,7 +62,13 @@ class Session {
   Owner& owner() const { return owner_; }
   uint64_t number() const { return number_; }
   StateRow& row() { return row_; }
-  const StateRow& row() const { return row_; }
+  const StateRow& row() const { return row_; }  // holds nothing while the session is parked
+  SessionTier tier() const { return row_.holds() ? SessionTier::kPool : SessionTier::kMemory; }
+  // The row as it lies in host memory. REQUIRES: tier() is kMemory.
+  const std::shared_ptr<const RowBytes>& parked() const { return parked_; }
+  bool pinned() const { return pinned_; }  // never parked
+  StoredState& stored() { return stored_; }
+  const StoredState& stored() const { return stored_; }
   SessionPhase phase() const { return phase_; }
   int64_t fed() const { return point_.fed; }  // tokens in the state
   std::optional<int32_t> pending() const { return point_.pending; }
@@ -63,6 +85,7 @@ class Session {
   bool last_turn_answers() const { return turn_kind_ == TurnKind::kAnswer; }
   // Chosen by the client for the last turn; empty: none.
   const std::string& turn_key() const { return turn_key_; }
+  void set_last_sequence(int64_t number) { last_sequence_ = number; }
   void set_turn_key(std::string key) { turn_key_ = std::move(key); }
 
   // What a turn feeds: the pending token, what is left to close an open answer, the input. Empty
@@ -90,21 +113,37 @@ class Session {
   // The turn ended. REQUIRES: a turn is active.
   void EndTurn(absl::Duration now);
 
+  // The row goes back to the pool; what it held is `encoded`. REQUIRES: idle.
+  void Park(std::shared_ptr<const RowBytes> encoded);
+  // Takes `row`, which holds what the parked one did; that one is zeroed and freed once nobody else
+  // has it. REQUIRES: parked; row.holds().
+  void Wake(StateRow row);
+
   // Takes the past of `other`, whose row was copied into this one's. REQUIRES: both are idle.
   void ContinueFrom(const Session& other);
   // Stands at `point`, of whose past nothing is known; its row was put there. REQUIRES: idle.
   void StandAt(const SessionPoint& point);
+  // Stands at `point` with what `past` remembers. REQUIRES: idle, and new.
+  void Restore(const SessionPoint& point, PastImage past);
+  // Tokens of its past, `fed` of which are in the row, are to be fed again: the session stands
+  // where they end, once a turn of kReplay has fed the rest, as Rewind says. REQUIRES: idle.
+  void FeedAgainFrom(int64_t fed);
   // As SessionPast::Keep. REQUIRES: idle.
   absl::StatusOr<const Checkpoint*> KeepCheckpoint(std::string_view name);
   // Keeps an automatic checkpoint; at any time, or only when enough was fed since the last one.
   void KeepAutomatic() { past_.KeepAutomatic(point_, row_.bytes()); }
   void KeepAutomaticWhenDue();
+  // ERRORS: kNotFound for a checkpoint that is not there.
+  absl::Status DropCheckpoint(std::string_view name) { return past_.Drop(name); }
+  void DropAutomaticCheckpoints() { past_.DropAutomatic(); }
   // Goes the way of `plan`: copies its row and stands there. What is left is to feed plan.replay
   // but for its last token in a turn of kReplay, and SetPending that one; nothing, when it is
   // empty. REQUIRES: idle; `plan` is of past().PlanRewind(target) just now.
   void Rewind(const RewindTarget& target, const RewindPlan& plan);
 
  private:
+  friend class SessionTable;  // keeps pins and the order of use
+
   void SetPhase(SessionPhase phase);
   // The first effect of a turn on the state decides what the next turn finds.
   void Touch();
@@ -113,6 +152,7 @@ class Session {
   const SessionId id_;
   const uint64_t number_;
   StateRow row_;
+  std::shared_ptr<const RowBytes> parked_;
   const absl::Duration ttl_, opened_at_;
   absl::Duration idle_since_;
   SessionPhase phase_ = SessionPhase::kIdle;
@@ -122,6 +162,9 @@ class Session {
   bool turn_new_input_ = false;
   int64_t last_sequence_ = 0;
   std::string turn_key_;
+  bool pinned_ = false;
+  uint64_t used_ = 0;
+  StoredState stored_;
 };
 
 }  // namespace gma

@@ -62,6 +62,9 @@ class SessionPast {
                                          absl::Span<const uint8_t> row);
   // An automatic checkpoint, where there may be one and none stands there already.
   void KeepAutomatic(const SessionPoint& point, absl::Span<const uint8_t> row);
+  // ERRORS: kNotFound for a checkpoint that is not there.
+  absl::Status Drop(std::string_view name) { return ring_.Drop(name); }
+  void DropAutomatic() { ring_.DropAutomatic(); }
   // Enough was fed since the last checkpoint for an automatic one.
   bool WantsAutomatic(int64_t fed) const;
 

@@ -1,11 +1,14 @@
 // All open sessions, by owner: an id is looked up among the caller's own sessions only, so another
-// owner's id is as unknown as one that never was.
+// owner's id is as unknown as one that never was. Keeps the order in which sessions were used, and
+// what they take in each tier.
 #ifndef GMA_SERVER_SESSION_SESSION_TABLE_H_
 #define GMA_SERVER_SESSION_SESSION_TABLE_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -25,7 +28,7 @@
 namespace gma {
 
 // How a session ended: its id is remembered for a while, so that a later use hears why.
-enum class SessionEnd { kClosed, kExpired, kLost };
+enum class SessionEnd { kClosed, kExpired, kLost, kMoved };
 
 struct EndedSession {
   SessionId id;
@@ -33,13 +36,42 @@ struct EndedSession {
   absl::Duration ended_at, ttl;
 };
 
+// What is left in memory of a session of tier kDisk.
+struct SleepingSession {
+  uint64_t number;  // as Session::number
+  absl::Duration opened_at, idle_since, ttl;
+  int64_t context_tokens, last_sequence;
+  uint64_t epoch;  // that it was written under
+  int64_t bytes;   // in the store
+};
+
 // Everything of one owner. Owners are the operator's keys: few, and kept for the server's life.
 struct Owner {
   std::string name;
-  uint32_t number;   // small and unique, for the scheduler
-  int32_t rows = 0;  // state rows held, those of private sessions included
-  std::map<SessionId, std::unique_ptr<Session>> sessions;
+  uint32_t number;           // small and unique, for the scheduler
+  int32_t held = 0;          // sessions in any tier, private ones included
+  int64_t stored_bytes = 0;  // of its sessions in the store, as far as they are known here
+  std::map<SessionId, std::unique_ptr<Session>> sessions;  // in pool and memory
+  std::map<SessionId, SleepingSession> sleeping;           // on disk
   std::deque<EndedSession> ended;  // oldest first, at most SessionTable::kRememberedEnds
+};
+
+// A session that has just expired.
+struct ExpiredSession {
+  const Owner& owner;
+  SessionId id;
+  uint64_t number;
+  SessionTier tier;
+  int64_t context_tokens;
+  absl::Duration idle;
+  bool stored;  // the store has something of it
+};
+
+struct SessionTableOptions {
+  int32_t max_sessions_per_owner = INT32_MAX;  // in all tiers, private ones included
+  PastLimits past = {};  // what each session remembers; private ones what InsertPrivate gives them
+  int64_t private_tokens = 0;      // token ids that a private one remembers; it has no checkpoints
+  int64_t park_bytes = INT64_MAX;  // of parked rows and of all checkpoints, together
 };
 
 // THREADS: engine thread only.
@@ -47,18 +79,21 @@ class SessionTable {
  public:
   static constexpr size_t kRememberedEnds = 256;  // an owner
 
-  // `max_rows_per_owner`: quota of state rows, private sessions included. `past`: what each session
-  // remembers; private ones what InsertPrivate gives them.
-  explicit SessionTable(int32_t max_rows_per_owner, const PastLimits& past = {})
-      : max_rows_per_owner_(max_rows_per_owner), past_(past) {}
+  explicit SessionTable(const SessionTableOptions& options);
+  SessionTable(const SessionTable&) = delete;
+  SessionTable& operator=(const SessionTable&) = delete;
 
   // The record of the owner called `name`, made at its first use.
   Owner& OwnerOf(std::string_view name);
-  // ERRORS: kResourceExhausted, naming the limit, when the owner may not hold `rows` more.
-  absl::Status CheckQuota(const Owner& owner, int32_t rows) const;
+  // ERRORS: kResourceExhausted, naming the limit, when the owner may not hold `sessions` more.
+  absl::Status CheckQuota(const Owner& owner, int32_t sessions) const;
 
   // Adds a session with a new random id. REQUIRES: the quota was checked; row.holds().
   Session& Insert(Owner& owner, StateRow row, absl::Duration ttl, absl::Duration now);
+  // Adds a session of that id to tier kMemory. REQUIRES: the owner has none of that id; the room
+  // for the row was reserved.
+  Session& InsertParked(Owner& owner, const SessionId& id, std::shared_ptr<const RowBytes> row,
+                        absl::Duration ttl, absl::Duration now);
   // Adds a session that goes on from where `source` stands, with its past and its ttl.
   // REQUIRES: as for Insert; `row` is a copy of the row of `source`, which is idle.
   Session& InsertFork(const Session& source, StateRow row, absl::Duration now);
@@ -70,43 +105,105 @@ class SessionTable {
 
   // ERRORS: kNotFound for an id that the owner does not have; its message tells a session that
   // expired or was closed, and when. kDataLoss for one whose state was lost in a failed step.
+  // kAborted for one that another server has taken over. kUnavailable for one that sleeps.
   absl::StatusOr<Session*> Find(std::string_view owner, const SessionId& id, absl::Duration now);
+  // Null: the owner has none in pool or memory; on disk.
+  Session* Peek(std::string_view owner, const SessionId& id);
+  SleepingSession* PeekSleeping(std::string_view owner, const SessionId& id);
+  // How a session ended is remembered.
+  bool RemembersEnd(std::string_view owner, const SessionId& id);
 
   // Ends a session and remembers why; its row goes back at once.
   void Erase(Session& session, SessionEnd end, absl::Duration now);
+  // Forgets a session as if it had never been here.
+  void Forget(Session& session);
+  void EraseSleeping(Owner& owner, const SessionId& id, SessionEnd end, absl::Duration now);
+  // Forgets that a session sleeps: it is back, or was never there.
+  void ForgetSleeping(Owner& owner, const SessionId& id);
 
   // Sessions expire while idle only. Insert leaves a session idle.
   void BeginTurn(Session& session, TurnKind kind, bool new_input);
   void EndTurn(Session& session, absl::Duration now);
-  // Erases every session whose idle time has reached its ttl, after calling `expired` with it.
-  // Returns how many there were.
-  int64_t Expire(absl::Duration now, absl::FunctionRef<void(const Session&)> expired);
+  // Erases every session, in any tier, whose idle time has reached its ttl, after calling `expired`
+  // with it. Returns how many there were.
+  int64_t Expire(absl::Duration now, absl::FunctionRef<void(const ExpiredSession&)> expired);
   // When the next session expires if nothing happens; InfiniteDuration: never.
   absl::Duration NextExpiry() const;
 
-  // At most `limit` sessions of the owner with ids after `after`, ascending.
+  // At most `limit` sessions of the owner with ids after `after`, ascending, in pool and memory.
   std::vector<const Session*> List(std::string_view owner, const std::optional<SessionId>& after,
                                    int32_t limit);
 
-  int32_t session_count() const { return session_count_; }  // without private ones
+  // Tiers. A pinned session, and one with an active turn, stays in the pool.
+  //
+  // The idle session of kPool or kMemory that was used longest ago, other than `except`; null:
+  // none.
+  Session* LeastUsed(SessionTier tier, const Session* except = nullptr) const;
+  // The next after `session` in that order; null: none.
+  Session* UsedAfter(const Session& session) const;
+  // Counts as used now. REQUIRES: idle.
+  void Use(Session& session);
+  // REQUIRES: in the pool. A parked session is woken first.
+  void Pin(Session& session, bool pinned);
+  // To memory. REQUIRES: LeastUsed could name it; the room for `encoded` was reserved.
+  void Park(Session& session, std::shared_ptr<const RowBytes> encoded);
+  // To the pool, into `row`, which holds what the parked one does. REQUIRES: in memory.
+  void Wake(Session& session, StateRow row);
+  // To disk: the session ends here, but for its record. REQUIRES: in memory.
+  void Sleep(Session& session);
+
+  // Whether `bytes` more of host memory may be taken; automatic checkpoints of the sessions that
+  // were used longest ago go for it.
+  bool ReserveMemory(size_t bytes);
+  // Keeps room for sessions that are on their way here; `bytes` may be negative.
+  void HoldMemory(int64_t bytes) { held_bytes_ += bytes; }
+  int64_t memory_bytes() const { return parked_bytes_ + checkpoints_.bytes + held_bytes_; }
+  int64_t parked_bytes() const { return parked_bytes_; }
+  int64_t park_limit() const { return options_.park_bytes; }
+  // An automatic checkpoint of where an idle session stands, if there is room for it.
+  void KeepAutomatic(Session& session);
+
+  int32_t count(SessionTier tier) const { return counts_[static_cast<size_t>(tier)]; }
   int32_t private_count() const { return private_count_; }
   const CheckpointTotals& checkpoints() const { return checkpoints_; }
-  // Calls `visit` with every session that is not private, owner by owner.
+  // Calls `visit` with every session of pool and memory that is not private, owner by owner.
   void ForEach(absl::FunctionRef<void(const Session&)> visit) const;
+  void ForEachOwner(absl::FunctionRef<void(const Owner&)> visit) const;
 
  private:
   using ExpiryKey = std::pair<absl::Duration, uint64_t>;  // when, and the session's number
+  struct Sleeper {
+    Owner* owner;
+    SessionId id;
+  };
   static ExpiryKey KeyOf(const Session& session) {
     return {session.idle_since() + session.ttl(), session.number()};
   }
+  static ExpiryKey KeyOf(const SleepingSession& session) {
+    return {session.idle_since + session.ttl, session.number};
+  }
+  int32_t& CountOf(SessionTier tier) { return counts_[static_cast<size_t>(tier)]; }
+  std::map<uint64_t, Session*>& idle(SessionTier tier) { return idle_[static_cast<size_t>(tier)]; }
 
-  const int32_t max_rows_per_owner_;
-  const PastLimits past_;
+  Session& Add(Owner& owner, std::unique_ptr<Session> session);
+  // In and out of what only idle sessions are in, but for expiry_.
+  void Enlist(Session& session);
+  void Delist(Session& session);
+  void Remove(Session& session);
+  void Remember(Owner& owner, const EndedSession& ended);
+
+  const SessionTableOptions options_;
   CheckpointTotals checkpoints_;  // of all sessions, which go before it
   std::map<std::string, Owner, std::less<>> owners_;
-  std::map<ExpiryKey, Session*> expiry_;  // every idle session
-  uint64_t next_number_ = 0;
-  int32_t session_count_ = 0, private_count_ = 0;
+  std::map<ExpiryKey, Session*> expiry_;       // every idle session
+  std::map<ExpiryKey, Sleeper> sleep_expiry_;  // every sleeping one
+  // Idle sessions by the order of use: those that may be parked, those in memory.
+  std::array<std::map<uint64_t, Session*>, 2> idle_;
+  std::map<uint64_t, Session*> automatic_;  // idle ones that may have automatic checkpoints
+  uint64_t next_number_ = 0, next_use_ = 1;
+  std::array<int32_t, 3> counts_{};
+  int32_t private_count_ = 0;
+  int64_t parked_bytes_ = 0, held_bytes_ = 0;
 };
 
 }  // namespace gma

@@ -81,7 +81,7 @@ class PastModelTest : public ::testing::TestWithParam<const char*> {
   }
   SessionId Open() {
     return Ask<SessionSnapshotInfo>(
-               [&](auto done) { engine_->Open("a", absl::ZeroDuration(), std::move(done)); })
+               [&](auto done) { engine_->Open({.owner = "a"}, std::move(done)); })
         .id;
   }
   // Returns the row of the session, if there was something to feed.

@@ -19,7 +19,7 @@ EngineOptions RandomOptions(std::mt19937_64& random) {
   EngineOptions options;
   options.max_sessions = static_cast<int32_t>(uniform(4, 24));
   options.max_waiting = static_cast<int32_t>(uniform(2, 24));
-  options.max_sessions_per_owner = static_cast<int32_t>(uniform(3, options.max_sessions));
+  options.max_sessions_per_owner = static_cast<int32_t>(uniform(3, 2 * options.max_sessions));
   options.max_batch_rows = static_cast<int32_t>(uniform(1, 12));
   options.max_step_tokens = static_cast<int32_t>(uniform(1, 32));
   options.default_ttl = absl::Seconds(uniform(20, 200));
@@ -27,6 +27,8 @@ EngineOptions RandomOptions(std::mt19937_64& random) {
   options.end_tokens = {kFakeEndToken};
   options.past.checkpoint_bytes =
       static_cast<size_t>(uniform(0, 6)) * FakeDecoder(1, 1).state_layout().row_bytes();
+  options.park_memory_bytes =
+      uniform(0, 30) * static_cast<int64_t>(FakeDecoder(1, 1).state_layout().row_bytes());
   options.past.checkpoint_tokens = uniform(0, 3) == 0 ? 0 : uniform(1, 40);
   options.past.rewind_tokens = uniform(0, 1) == 0 ? kRemembersAll : uniform(0, 60);
   return options;
@@ -214,7 +216,7 @@ void SimWorld::OpenSession() {
   session->ttl = Chance(50) ? absl::Seconds(Uniform(1, 100)) : options_.default_ttl;
   session->opened_at = now();
   ++calls_open_;
-  engine_->Open(session->owner, session->ttl, [this, session](auto info) {
+  engine_->Open({.owner = session->owner, .ttl = session->ttl}, [this, session](auto info) {
     --calls_open_;
     if (info.ok()) {
       session->id = info->id;

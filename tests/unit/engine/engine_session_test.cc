@@ -243,7 +243,7 @@ TEST_F(SessionTest, AnIdleSessionExpiresAndSaysSo) {
   clock.Advance(absl::Seconds(1));
   engine->Tick();
   EXPECT_EQ(engine->GetStatus().rows_used, 0);
-  EXPECT_EQ(metrics->session_expiries->Value(), 1);
+  EXPECT_EQ(metrics->session_evictions[EvictionLabel::kPoolExpired]->Value(), 1);
   clock.Advance(absl::Seconds(5));
   EXPECT_THAT(Get(id), StatusIs(absl::StatusCode::kNotFound,
                                 HasSubstr("expired 5 s ago: it was idle for 10 s")));

@@ -67,7 +67,7 @@ class EngineThreadTest : public EngineTest {
   absl::StatusOr<SessionSnapshotInfo> OpenWaiting() {
     Signal done;
     std::optional<absl::StatusOr<SessionSnapshotInfo>> answer;
-    engine->Open("alice", absl::ZeroDuration(), [&](auto info) {
+    engine->Open({.owner = "alice"}, [&](auto info) {
       answer = std::move(info);
       done.Notify();
     });
@@ -199,7 +199,7 @@ TEST_F(EngineThreadTest, ShutdownWhileClientsPostAnswersEveryCall) {
     clients.emplace_back([&] {
       while (!stop) {
         ++asked;
-        engine->Open("alice", absl::ZeroDuration(), [&](auto) { ++answered; });
+        engine->Open({.owner = "alice"}, [&](auto) { ++answered; });
         auto stream = engine->Generate(Greedy({1}, 50), nullptr);
         if (stream.ok() && asked % 3 == 0) engine->Cancel(*stream, /*by_client=*/false);
       }

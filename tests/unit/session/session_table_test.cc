@@ -22,13 +22,13 @@ constexpr absl::Duration kStart = absl::Seconds(1000);
 class SessionTableTest : public ::testing::Test {
  protected:
   SessionTableTest()
-      : decoder(1, 1), pool(*StatePool::Create(decoder.state_layout(), 8)), table(4) {}
+      : decoder(1, 1), pool(*StatePool::Create(decoder.state_layout(), 8)), table({.max_sessions_per_owner = 4}) {}
 
   Session& Open(std::string_view owner, absl::Duration ttl = absl::Seconds(10)) {
     return table.Insert(table.OwnerOf(owner), *pool->Acquire(), ttl, kStart);
   }
   int64_t Expire(absl::Duration now) {
-    return table.Expire(now, [](const Session&) {});
+    return table.Expire(now, [](const ExpiredSession&) {});
   }
 
   testing::FakeDecoder decoder;
@@ -92,13 +92,14 @@ TEST_F(SessionTableTest, SessionsExpireInOrderAndRowsComeBack) {
   Open("alice", absl::Seconds(30));
   Open("bob", absl::Seconds(10));
   Open("alice", absl::Seconds(20));
-  std::vector<std::string> order;
-  table.Expire(kStart + absl::Seconds(30), [&](const Session& session) {
-    order.push_back(session.owner().name + "/" + absl::FormatDuration(session.ttl()));
+  std::vector<uint64_t> order;  // numbers rise with the order of opening
+  table.Expire(kStart + absl::Seconds(30), [&](const ExpiredSession& session) {
+    order.push_back(session.number);
+    EXPECT_EQ(session.idle, absl::Seconds(30));
   });
-  EXPECT_THAT(order, ::testing::ElementsAre("bob/10s", "alice/20s", "alice/30s"));
+  EXPECT_THAT(order, ::testing::ElementsAre(1, 2, 0));
   EXPECT_EQ(pool->used(), 0);
-  EXPECT_EQ(table.session_count(), 0);
+  EXPECT_EQ(table.count(SessionTier::kPool), 0);
 }
 
 TEST_F(SessionTableTest, TheQuotaCountsSessionsAndPrivateRows) {
