@@ -1,11 +1,9 @@
 // Numbers, strings and lists as bytes, little endian whatever the machine: what is sealed and kept.
 //
-// A struct of ours says once what it consists of, in a function found beside it,
-//   template <typename Codec, SameAs<Point> T> void Fields(Codec& codec, T& point) {
-//     auto& [fed, pending] = point;  // does not compile when a field was added and forgotten
-//     codec(fed, pending);
-//   }
-// and ByteWriter writes it and ByteReader reads it back.
+// A struct of ours says once what it consists of, in a template Fields(codec, value) found beside
+// it: it binds all fields, `auto& [fed, pending] = value`, which does not compile when one was
+// added and forgotten, and hands them on, `codec(fed, pending)`. ByteWriter then writes it and
+// ByteReader reads it back.
 #ifndef GMA_SERVER_SESSION_BYTE_CODEC_H_
 #define GMA_SERVER_SESSION_BYTE_CODEC_H_
 
