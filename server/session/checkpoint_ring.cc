@@ -23,52 +23,6 @@ SavedRow::~SavedRow() {
   totals_.bytes -= static_cast<int64_t>(bytes_->size());
 }
 
-absl::StatusOr<const Checkpoint*> CheckpointRing::Keep(CheckpointKind kind, std::string_view name,
-                                                       const SessionPoint& point,
-                                                       absl::Span<const uint8_t> row) {
-  const auto replaced = Replaced(kind, name, row.size());
-  const size_t kept = bytes_ - (replaced == checkpoints_.end() ? 0 : replaced->row->bytes().size());
-  if (kept + row.size() > limit_) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("a checkpoint takes ", row.size(), " bytes and the session's others hold ",
-                     kept, ", limit ", limit_, " bytes (--checkpoint_bytes)"));
-  }
-  // A row that is shared with a fork frees nothing.
-  const bool frees = replaced != checkpoints_.end() && replaced->row.use_count() == 1;
-  if (!frees && totals_->reserve && !totals_->reserve(row.size())) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("a checkpoint takes ", row.size(),
-                     " bytes, and host memory for sessions is full (--park_memory_bytes)"));
-  }
-  // Making room may have taken some of this ring's.
-  const auto victim = Replaced(kind, name, row.size());
-  if (victim != checkpoints_.end()) Erase(victim);
-  Checkpoint checkpoint = {.kind = kind,
-                           .name = std::string(name),
-                           .point = point,
-                           .shared_tokens = point.context_tokens(),
-                           .row = std::make_shared<SavedRow>(row, *totals_)};
-  if (kind == CheckpointKind::kNumbered) checkpoint.name = NextNumber();
-  if (kind == CheckpointKind::kAutomatic) checkpoint.name.clear();
-  checkpoints_.push_back(std::move(checkpoint));
-  bytes_ += row.size();
-  return &checkpoints_.back();
-}
-
-const Checkpoint* CheckpointRing::Find(std::string_view name) const {
-  for (const Checkpoint& checkpoint : checkpoints_) {
-    if (checkpoint.name == name) return &checkpoint;
-  }
-  return nullptr;
-}
-
-int64_t CheckpointRing::latest_fed() const {
-  for (auto checkpoint = checkpoints_.rbegin(); checkpoint != checkpoints_.rend(); ++checkpoint) {
-    if (checkpoint->of_present_past()) return checkpoint->point.fed;
-  }
-  return 0;
-}
-
 std::vector<CheckpointImage> CheckpointRing::Images() const {
   std::vector<CheckpointImage> images;
   for (const Checkpoint& checkpoint : checkpoints_) {
@@ -117,6 +71,52 @@ void CheckpointRing::DropAutomatic() {
       Erase(checkpoints_.begin() + static_cast<ptrdiff_t>(i));
     }
   }
+}
+
+absl::StatusOr<const Checkpoint*> CheckpointRing::Keep(CheckpointKind kind, std::string_view name,
+                                                       const SessionPoint& point,
+                                                       absl::Span<const uint8_t> row) {
+  const auto replaced = Replaced(kind, name, row.size());
+  const size_t kept = bytes_ - (replaced == checkpoints_.end() ? 0 : replaced->row->bytes().size());
+  if (kept + row.size() > limit_) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a checkpoint takes ", row.size(), " bytes and the session's others hold ",
+                     kept, ", limit ", limit_, " bytes (--checkpoint_bytes)"));
+  }
+  // A row that is shared with a fork frees nothing.
+  const bool frees = replaced != checkpoints_.end() && replaced->row.use_count() == 1;
+  if (!frees && totals_->reserve && !totals_->reserve(row.size())) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a checkpoint takes ", row.size(),
+                     " bytes, and host memory for sessions is full (--park_memory_bytes)"));
+  }
+  // Making room may have taken some of this ring's.
+  const auto victim = Replaced(kind, name, row.size());
+  if (victim != checkpoints_.end()) Erase(victim);
+  Checkpoint checkpoint = {.kind = kind,
+                           .name = std::string(name),
+                           .point = point,
+                           .shared_tokens = point.context_tokens(),
+                           .row = std::make_shared<SavedRow>(row, *totals_)};
+  if (kind == CheckpointKind::kNumbered) checkpoint.name = NextNumber();
+  if (kind == CheckpointKind::kAutomatic) checkpoint.name.clear();
+  checkpoints_.push_back(std::move(checkpoint));
+  bytes_ += row.size();
+  return &checkpoints_.back();
+}
+
+const Checkpoint* CheckpointRing::Find(std::string_view name) const {
+  for (const Checkpoint& checkpoint : checkpoints_) {
+    if (checkpoint.name == name) return &checkpoint;
+  }
+  return nullptr;
+}
+
+int64_t CheckpointRing::latest_fed() const {
+  for (auto checkpoint = checkpoints_.rbegin(); checkpoint != checkpoints_.rend(); ++checkpoint) {
+    if (checkpoint->of_present_past()) return checkpoint->point.fed;
+  }
+  return 0;
 }
 
 void CheckpointRing::Diverge(int64_t context) {
