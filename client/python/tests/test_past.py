@@ -151,7 +151,7 @@ def test_an_exported_session_goes_on_after_a_restart(installed_python, tmp_path)
         session = client.open_session(ttl_seconds=77).session_id
         say(client, session, "Once upon a time")
         blob = client.export_session(session)
-        assert len(blob) == client.get_session(session).state_bytes + 236
+        assert 0 < len(blob) - client.get_session(session).state_bytes < 400
         expected = say(client, session, " there was", temperature=1.0, seed=3)
     stop_server(process)
     assert key.stat().st_mode & 0o777 == 0o600
