@@ -44,12 +44,17 @@ absl::StatusOr<AnswerPiece> AnswerAssembler::Feed(v1::Finished finished) {
   return piece;
 }
 
+AnswerPiece AnswerAssembler::Feed(v1::Appended appended) {
+  AnswerPiece piece;  // only answers on a session are given input, and those have one candidate
+  piece.text = text_[0].Push(appended.text());
+  piece.appended = std::move(appended);
+  return piece;
+}
+
 absl::StatusOr<std::optional<AnswerPiece>> AnswerStream::Next() {
   while (!assembler_.complete()) {
     GMA_ASSIGN_OR_RETURN(std::optional<v1::GenerateResponse> event, NextEvent());
-    if (!event.has_value()) {
-      return absl::UnavailableError("the stream ended before the answer did");
-    }
+    if (!event.has_value()) return std::nullopt;
     switch (event->event_case()) {
       case v1::GenerateResponse::kStarted:
         assembler_.Feed(event->started());
@@ -58,6 +63,8 @@ absl::StatusOr<std::optional<AnswerPiece>> AnswerStream::Next() {
         return assembler_.Feed(std::move(*event->mutable_tokens()));
       case v1::GenerateResponse::kFinished:
         return assembler_.Feed(std::move(*event->mutable_finished()));
+      case v1::GenerateResponse::kAppended:
+        return assembler_.Feed(std::move(*event->mutable_appended()));
       default:  // an event of a newer server
         break;
     }

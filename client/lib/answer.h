@@ -22,6 +22,7 @@ struct AnswerPiece {
   std::string text;                      // whole characters; may be empty
   std::vector<v1::Token> tokens;         // the tokens of this piece, with their own byte pieces
   std::optional<v1::Finished> finished;  // set in the last piece of the candidate
+  std::optional<v1::Appended> appended;  // input entered the answer behind this piece
 };
 
 // Puts the events of one answer together. THREADS: one at a time.
@@ -35,6 +36,7 @@ class AnswerAssembler {
   // asked for.
   absl::StatusOr<AnswerPiece> Feed(v1::Tokens tokens);
   absl::StatusOr<AnswerPiece> Feed(v1::Finished finished);
+  AnswerPiece Feed(v1::Appended appended);
 
   // Every candidate has finished.
   bool complete() const { return static_cast<int32_t>(finished_.size()) == candidates_; }
@@ -56,7 +58,8 @@ class AnswerStream {
  public:
   virtual ~AnswerStream() = default;
 
-  // Blocks for the next piece; nothing after the end of the answer.
+  // Blocks for the next piece; nothing after the end of the answer, or of a Resume that had
+  // nothing (more) to tell.
   // ERRORS: the server's status. kUnavailable for a stream that broke off before the end.
   absl::StatusOr<std::optional<AnswerPiece>> Next();
   // Whether Next would not block; waits for that, `timeout` at most.
@@ -64,6 +67,9 @@ class AnswerStream {
   // Ends the answer early. On a session the stream goes on and the answer ends with the reason
   // CANCELLED; else Next fails with kCancelled.
   virtual void Cancel() = 0;
+
+  // How often the stream broke off and was taken up again so far.
+  virtual int resumes() const { return 0; }
 
   // Of the server; the seed is only known after the first piece.
   const v1::Started& started() const { return assembler_.started(); }
@@ -75,7 +81,7 @@ class AnswerStream {
   bool complete() const { return assembler_.complete(); }
 
  private:
-  // The next event but heartbeats; nothing at the polite end of the stream.
+  // The next event but heartbeats; nothing at an end of the stream that is none of the answer.
   virtual absl::StatusOr<std::optional<v1::GenerateResponse>> NextEvent() = 0;
 
   AnswerAssembler assembler_;
@@ -84,13 +90,17 @@ class AnswerStream {
 // Checks that no event of a stream was lost or repeated. THREADS: one at a time.
 class SequenceCheck {
  public:
+  // `last`: number of the last event that was seen.
+  explicit SequenceCheck(uint64_t last = 0) : next_(last + 1) {}
+
   // `sequence` of an event that takes `count` numbers (a Tokens message one a token, others one); 0
   // is none. `begins`: Started or Appended, before which the session may have had other turns.
   // ERRORS: kDataLoss naming the number expected and the number found.
   absl::Status Accept(uint64_t sequence, int64_t count, bool begins);
+  uint64_t last() const { return next_ - 1; }
 
  private:
-  uint64_t next_ = 1;
+  uint64_t next_;
 };
 
 }  // namespace gma::client

@@ -1,9 +1,9 @@
 #include "client/lib/call.h"
 
 #include <algorithm>
-#include <deque>
 #include <optional>
 #include <utility>
+#include <variant>
 
 #include "absl/synchronization/mutex.h"
 #include "client/lib/status.h"
@@ -15,7 +15,7 @@ namespace {
 // Keeps itself alive until OnDone.
 class Reactor final : public grpc::ClientReadReactor<v1::GenerateResponse>, public GenerateCall {
  public:
-  Reactor(const StreamEnvironment& env, v1::GenerateRequest request, GenerateHandler handler);
+  Reactor(const StreamEnvironment& env, StreamRequest request, GenerateHandler handler);
   void Start(const StreamEnvironment& env, absl::Duration timeout, std::shared_ptr<Reactor> self);
 
   void Cancel() override ABSL_LOCKS_EXCLUDED(mutex_);
@@ -29,9 +29,11 @@ class Reactor final : public grpc::ClientReadReactor<v1::GenerateResponse>, publ
   void ReadOn();
 
   std::optional<StreamCount::Token> token_;  // nothing: the call is over
-  const v1::GenerateRequest request_;
+  Targets& targets_;
+  Target& target_;
+  const StreamRequest request_;
   const GenerateHandler handler_;
-  int32_t unfinished_;  // candidates
+  int32_t unfinished_ = 0;  // candidates that must end; a Resume may have nothing to tell
   SequenceCheck sequence_;
   absl::Status broken_;  // why this side gave the stream up
   v1::GenerateResponse event_;
@@ -44,12 +46,20 @@ class Reactor final : public grpc::ClientReadReactor<v1::GenerateResponse>, publ
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-Reactor::Reactor(const StreamEnvironment& env, v1::GenerateRequest request, GenerateHandler handler)
+Reactor::Reactor(const StreamEnvironment& env, StreamRequest request, GenerateHandler handler)
     : token_(std::in_place, env.streams),
+      targets_(env.targets),
+      target_(targets_.current()),
       request_(std::move(request)),
       handler_(std::move(handler)),
-      unfinished_(std::max(request_.n(), 1)),
-      context_(std::in_place) {}
+      context_(std::in_place) {
+  if (const auto* generate = std::get_if<v1::GenerateRequest>(&request_)) {
+    unfinished_ = std::max(generate->n(), 1);
+    if (generate->has_after()) sequence_ = SequenceCheck(generate->after());
+  } else {
+    sequence_ = SequenceCheck(std::get<v1::ResumeRequest>(request_).after());
+  }
+}
 
 void Reactor::Start(const StreamEnvironment& env, absl::Duration timeout,
                     std::shared_ptr<Reactor> self) {
@@ -59,7 +69,11 @@ void Reactor::Start(const StreamEnvironment& env, absl::Duration timeout,
   if (timeout != absl::InfiniteDuration()) {
     context_->set_deadline(absl::ToChronoTime(absl::Now() + timeout));
   }
-  env.stub.async()->Generate(&*context_, &request_, this);
+  if (const auto* generate = std::get_if<v1::GenerateRequest>(&request_)) {
+    target_.generation.async()->Generate(&*context_, generate, this);
+  } else {
+    target_.generation.async()->Resume(&*context_, &std::get<v1::ResumeRequest>(request_), this);
+  }
   StartRead(&event_);
   StartCall();
 }
@@ -87,6 +101,7 @@ void Reactor::OnDone(const grpc::Status& grpc_status) {
   if (status.ok() && unfinished_ > 0) {
     status = absl::UnavailableError("the stream ended before the answer did");
   }
+  if (BrokeOff(status)) targets_.Leave(target_);
   handler_.on_done(std::move(status));
   token_.reset();
 }
@@ -128,71 +143,6 @@ void Reactor::ReadOn() {
   RemoveHold();
 }
 
-// The blocking side: a bounded queue between the reactor and one reader.
-class QueuedStream final : public AnswerStream {
- public:
-  QueuedStream(int32_t candidates, size_t capacity)
-      : AnswerStream(candidates), shared_(std::make_shared<Shared>()), capacity_(capacity) {}
-
-  ~QueuedStream() override { call_->Cancel(); }
-
-  void Start(const StreamEnvironment& env, v1::GenerateRequest request, absl::Duration timeout) {
-    GenerateHandler handler;
-    handler.on_event = [shared = shared_, capacity = capacity_](v1::GenerateResponse& event) {
-      absl::MutexLock lock(&shared->mutex);
-      shared->events.push_back(std::move(event));
-      shared->full = shared->events.size() >= capacity;
-      return !shared->full;
-    };
-    handler.on_done = [shared = shared_](absl::Status status) {
-      absl::MutexLock lock(&shared->mutex);
-      shared->done = std::move(status);
-    };
-    call_ = StartGenerate(env, std::move(request), timeout, std::move(handler));
-  }
-
-  bool Wait(absl::Duration timeout) override {
-    absl::MutexLock lock(&shared_->mutex);
-    return shared_->mutex.AwaitWithTimeout(absl::Condition(shared_.get(), &Shared::Ready), timeout);
-  }
-
-  void Cancel() override { call_->Cancel(); }
-
- private:
-  struct Shared {
-    bool Ready() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
-      return !events.empty() || done.has_value();
-    }
-
-    absl::Mutex mutex;
-    std::deque<v1::GenerateResponse> events ABSL_GUARDED_BY(mutex);
-    bool full ABSL_GUARDED_BY(mutex) = false;  // the call was paused
-    std::optional<absl::Status> done ABSL_GUARDED_BY(mutex);
-  };
-
-  absl::StatusOr<std::optional<v1::GenerateResponse>> NextEvent() override {
-    std::optional<v1::GenerateResponse> event;
-    bool resume = false;
-    {
-      absl::MutexLock lock(&shared_->mutex);
-      shared_->mutex.Await(absl::Condition(shared_.get(), &Shared::Ready));
-      if (shared_->events.empty()) {
-        if (!shared_->done->ok()) return *shared_->done;
-        return event;
-      }
-      event = std::move(shared_->events.front());
-      shared_->events.pop_front();
-      resume = std::exchange(shared_->full, false);
-    }
-    if (resume) call_->Resume();
-    return event;
-  }
-
-  const std::shared_ptr<Shared> shared_;
-  const size_t capacity_;
-  std::shared_ptr<GenerateCall> call_;
-};
-
 }  // namespace
 
 StreamCount::Token::Token(StreamCount& count) : count_(count) {
@@ -210,21 +160,11 @@ void StreamCount::WaitForNone() {
   mutex_.Await(absl::Condition(this, &StreamCount::None));
 }
 
-std::shared_ptr<GenerateCall> StartGenerate(const StreamEnvironment& env,
-                                            v1::GenerateRequest request, absl::Duration timeout,
-                                            GenerateHandler handler) {
+std::shared_ptr<GenerateCall> StartGenerate(const StreamEnvironment& env, StreamRequest request,
+                                            absl::Duration timeout, GenerateHandler handler) {
   auto reactor = std::make_shared<Reactor>(env, std::move(request), std::move(handler));
   reactor->Start(env, timeout, reactor);
   return reactor;
-}
-
-std::unique_ptr<AnswerStream> StreamGenerate(const StreamEnvironment& env,
-                                             v1::GenerateRequest request, absl::Duration timeout,
-                                             size_t capacity) {
-  const int32_t candidates = std::max(request.n(), 1);
-  auto stream = std::make_unique<QueuedStream>(candidates, capacity);
-  stream->Start(env, std::move(request), timeout);
-  return stream;
 }
 
 }  // namespace gma::client

@@ -12,6 +12,8 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "client/lib/answer.h"
+#include "client/lib/resume.h"
+#include "client/lib/targets.h"
 #include "gma/v1/generation.grpc.pb.h"
 
 namespace gma::client {
@@ -65,21 +67,21 @@ class StreamCount {
 
 // What a stream needs of its client, which outlives it.
 struct StreamEnvironment {
-  v1::Generation::Stub& stub;
+  Targets& targets;
   const std::string& authorization;  // value of that metadata key; empty: none
   StreamCount& streams;
+  absl::Duration resume_for;  // as ClientOptions says
 };
 
-// Starts a call. `timeout`: of the whole call.
-std::shared_ptr<GenerateCall> StartGenerate(const StreamEnvironment& env,
-                                            v1::GenerateRequest request, absl::Duration timeout,
-                                            GenerateHandler handler);
+// Starts a call. `timeout`: of the whole call. The handler hears of everything that happens to it:
+// it is not gone on with when it breaks off.
+std::shared_ptr<GenerateCall> StartGenerate(const StreamEnvironment& env, StreamRequest request,
+                                            absl::Duration timeout, GenerateHandler handler);
 
-// The same, read by one thread that blocks. At most `capacity` messages wait in this process; a
-// slower reader slows the stream down.
-std::unique_ptr<AnswerStream> StreamGenerate(const StreamEnvironment& env,
-                                             v1::GenerateRequest request, absl::Duration timeout,
-                                             size_t capacity = 64);
+// An answer that one thread reads and that goes on in another call when one breaks off (resume.h).
+// At most `capacity` messages wait in this process; a slower reader slows the stream down.
+std::unique_ptr<AnswerStream> StreamAnswer(const StreamEnvironment& env, StreamRequest request,
+                                           absl::Duration timeout, size_t capacity = 64);
 
 }  // namespace gma::client
 

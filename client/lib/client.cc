@@ -5,8 +5,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/mapped_file.h"
 #include "base/status_macros.h"
+#include "client/lib/resume.h"
 #include "client/lib/status.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
@@ -37,7 +39,6 @@ grpc::ChannelArguments Arguments() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Create(const ClientOptions& options) {
-  if (options.address.empty()) return absl::InvalidArgumentError("the server's address is empty");
   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
   if (options.tls) {
     grpc::SslCredentialsOptions ssl;
@@ -46,16 +47,17 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Create(const ClientOptions& opti
     }
     credentials = grpc::SslCredentials(ssl);
   }
-  return std::unique_ptr<Client>(
-      new Client(options, grpc::CreateCustomChannel(options.address, credentials, Arguments())));
+  std::vector<std::unique_ptr<Target>> targets;
+  for (const absl::string_view address : absl::StrSplit(options.address, ',')) {
+    if (address.empty()) return absl::InvalidArgumentError("the server's address is empty");
+    targets.push_back(std::make_unique<Target>(
+        grpc::CreateCustomChannel(std::string(address), credentials, Arguments())));
+  }
+  return std::unique_ptr<Client>(new Client(options, std::move(targets)));
 }
 
-Client::Client(ClientOptions options, std::shared_ptr<grpc::Channel> channel)
-    : options_(std::move(options)),
-      channel_(std::move(channel)),
-      generation_(channel_),
-      sessions_(channel_),
-      models_(channel_) {
+Client::Client(ClientOptions options, std::vector<std::unique_ptr<Target>> targets)
+    : options_(std::move(options)), targets_(std::move(targets)) {
   std::string key = options_.api_key.value_or("");
   if (!options_.api_key.has_value()) {
     if (const char* from_environment = std::getenv("GMA_API_KEY")) key = from_environment;
@@ -73,15 +75,32 @@ void Client::Prepare(grpc::ClientContext& context, absl::Duration timeout) const
 }
 
 template <typename Response, typename Stub, typename Request>
-absl::StatusOr<Response> Client::Call(Stub& stub, const Request& request,
+absl::StatusOr<Response> Client::Call(Stub Target::*stub, const Request& request,
                                       grpc::Status (Stub::*method)(grpc::ClientContext*,
                                                                    const Request&, Response*)) {
   grpc::ClientContext context;
   Prepare(context, options_.deadline);
+  Target& target = targets_.current();
   Response response;
-  const grpc::Status status = (stub.*method)(&context, request, &response);
-  if (!status.ok()) return StatusOfCall(status, context);
-  return response;
+  const grpc::Status status = (target.*stub.*method)(&context, request, &response);
+  if (status.ok()) return response;
+  absl::Status why = StatusOfCall(status, context);
+  if (BrokeOff(why)) targets_.Leave(target);
+  return why;
+}
+
+template <typename Response, typename Stub, typename Request>
+absl::StatusOr<Response> Client::CallUntilAnswered(
+    Stub Target::*stub, const Request& request,
+    grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*)) {
+  Retries retries(options_.resume_for);
+  for (;;) {
+    absl::StatusOr<Response> response = Call(stub, request, method);
+    if (response.ok() || !BrokeOff(response.status())) return response;
+    const std::optional<absl::Duration> pause = retries.Next(response.status());
+    if (!pause.has_value()) return response;
+    absl::SleepFor(*pause);
+  }
 }
 
 absl::StatusOr<v1::ModelInfo> Client::WaitUntilServing(std::string_view model,
@@ -93,11 +112,13 @@ absl::StatusOr<v1::ModelInfo> Client::WaitUntilServing(std::string_view model,
     grpc::ClientContext context;
     Prepare(context, std::max(end - absl::Now(), kPollPeriod));
     v1::ModelInfo response;
-    const grpc::Status status = models_.Get(&context, request, &response);
+    Target& target = targets_.current();
+    const grpc::Status status = target.models.Get(&context, request, &response);
     if (status.ok()) return response;
     const bool not_yet = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
                          status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
     if (!not_yet) return StatusOfCall(status, context);
+    targets_.Leave(target);
     if (absl::Now() + kPollPeriod > end) {
       return absl::UnavailableError(absl::StrCat("no server answers at ", options_.address,
                                                  " (waited ", absl::FormatDuration(timeout),
@@ -110,7 +131,15 @@ absl::StatusOr<v1::ModelInfo> Client::WaitUntilServing(std::string_view model,
 
 std::unique_ptr<AnswerStream> Client::Generate(v1::GenerateRequest request,
                                                absl::Duration timeout) {
-  return StreamGenerate(Environment(), std::move(request), timeout);
+  return StreamAnswer(Environment(), std::move(request), timeout);
+}
+
+std::unique_ptr<AnswerStream> Client::ResumeSession(std::string_view session_id, uint64_t after,
+                                                    absl::Duration timeout) {
+  v1::ResumeRequest request;
+  request.set_session_id(std::string(session_id));
+  request.set_after(after);
+  return StreamAnswer(Environment(), std::move(request), timeout);
 }
 
 std::shared_ptr<GenerateCall> Client::Generate(v1::GenerateRequest request, GenerateHandler handler,
@@ -123,34 +152,44 @@ absl::StatusOr<std::unique_ptr<Session>> Client::OpenSession(v1::SessionOpen ope
 }
 
 absl::StatusOr<v1::SessionInfo> Client::CreateSession(const v1::OpenSessionRequest& request) {
-  return Call(sessions_, request, &v1::Sessions::Stub::Open);
+  return Call(&Target::sessions, request, &v1::Sessions::Stub::Open);
 }
 
 absl::StatusOr<v1::SessionInfo> Client::GetSession(std::string_view session_id) {
   v1::GetSessionRequest request;
   request.set_session_id(std::string(session_id));
-  return Call(sessions_, request, &v1::Sessions::Stub::Get);
+  return CallUntilAnswered(&Target::sessions, request, &v1::Sessions::Stub::Get);
 }
 
 absl::StatusOr<v1::ListSessionsResponse> Client::ListSessions(
     const v1::ListSessionsRequest& request) {
-  return Call(sessions_, request, &v1::Sessions::Stub::List);
+  return Call(&Target::sessions, request, &v1::Sessions::Stub::List);
 }
 
-absl::StatusOr<v1::SessionInfo> Client::AppendToSession(const v1::AppendRequest& request) {
-  return Call(sessions_, request, &v1::Sessions::Stub::Append);
+absl::StatusOr<v1::SessionInfo> Client::AppendToSession(v1::AppendRequest request) {
+  if (options_.resume_for > absl::ZeroDuration() && request.request_key().empty()) {
+    request.set_request_key(RandomRequestKey());
+  }
+  return CallUntilAnswered(&Target::sessions, request, &v1::Sessions::Stub::Append);
+}
+
+absl::StatusOr<v1::SessionInfo> Client::PinSession(std::string_view session_id, bool pinned) {
+  v1::PinRequest request;
+  request.set_session_id(std::string(session_id));
+  request.set_pinned(pinned);
+  return Call(&Target::sessions, request, &v1::Sessions::Stub::Pin);
 }
 
 absl::StatusOr<v1::CloseSessionResponse> Client::CloseSession(std::string_view session_id) {
   v1::CloseSessionRequest request;
   request.set_session_id(std::string(session_id));
-  return Call(sessions_, request, &v1::Sessions::Stub::Close);
+  return Call(&Target::sessions, request, &v1::Sessions::Stub::Close);
 }
 
 absl::StatusOr<v1::SessionInfo> Client::ForkSession(std::string_view session_id) {
   v1::ForkRequest request;
   request.set_session_id(std::string(session_id));
-  return Call(sessions_, request, &v1::Sessions::Stub::Fork);
+  return Call(&Target::sessions, request, &v1::Sessions::Stub::Fork);
 }
 
 absl::StatusOr<v1::CheckpointInfo> Client::CheckpointSession(std::string_view session_id,
@@ -158,13 +197,20 @@ absl::StatusOr<v1::CheckpointInfo> Client::CheckpointSession(std::string_view se
   v1::CheckpointRequest request;
   request.set_session_id(std::string(session_id));
   request.set_name(std::string(name));
-  return Call(sessions_, request, &v1::Sessions::Stub::Checkpoint);
+  return Call(&Target::sessions, request, &v1::Sessions::Stub::Checkpoint);
 }
 
 absl::StatusOr<v1::ListCheckpointsResponse> Client::ListCheckpoints(std::string_view session_id) {
   v1::ListCheckpointsRequest request;
   request.set_session_id(std::string(session_id));
-  return Call(sessions_, request, &v1::Sessions::Stub::ListCheckpoints);
+  return Call(&Target::sessions, request, &v1::Sessions::Stub::ListCheckpoints);
+}
+
+absl::Status Client::DeleteCheckpoint(std::string_view session_id, std::string_view checkpoint) {
+  v1::DeleteCheckpointRequest request;
+  request.set_session_id(std::string(session_id));
+  request.set_checkpoint(std::string(checkpoint));
+  return Call(&Target::sessions, request, &v1::Sessions::Stub::DeleteCheckpoint).status();
 }
 
 absl::StatusOr<v1::SessionInfo> Client::RewindSession(std::string_view session_id,
@@ -172,7 +218,7 @@ absl::StatusOr<v1::SessionInfo> Client::RewindSession(std::string_view session_i
   v1::RewindRequest request;
   request.set_session_id(std::string(session_id));
   request.set_checkpoint(std::string(checkpoint));
-  return Call(sessions_, request, &v1::Sessions::Stub::Rewind);
+  return Call(&Target::sessions, request, &v1::Sessions::Stub::Rewind);
 }
 
 absl::StatusOr<v1::SessionInfo> Client::RewindSession(std::string_view session_id,
@@ -180,7 +226,7 @@ absl::StatusOr<v1::SessionInfo> Client::RewindSession(std::string_view session_i
   v1::RewindRequest request;
   request.set_session_id(std::string(session_id));
   request.set_context_tokens(context_tokens);
-  return Call(sessions_, request, &v1::Sessions::Stub::Rewind);
+  return Call(&Target::sessions, request, &v1::Sessions::Stub::Rewind);
 }
 
 absl::StatusOr<std::string> Client::ExportSession(std::string_view session_id) {
@@ -188,7 +234,7 @@ absl::StatusOr<std::string> Client::ExportSession(std::string_view session_id) {
   Prepare(context, options_.deadline);
   v1::ExportRequest request;
   request.set_session_id(std::string(session_id));
-  const auto reader = sessions_.Export(&context, request);
+  const auto reader = targets_.current().sessions.Export(&context, request);
   std::string blob;
   v1::StateChunk chunk;
   while (reader->Read(&chunk)) blob += chunk.data();
@@ -203,7 +249,7 @@ absl::StatusOr<v1::SessionInfo> Client::ImportSession(std::string_view blob) {
   grpc::ClientContext context;
   Prepare(context, options_.deadline);
   v1::SessionInfo response;
-  const auto writer = sessions_.Import(&context, &response);
+  const auto writer = targets_.current().sessions.Import(&context, &response);
   v1::StateChunk chunk;
   for (; !blob.empty(); blob.remove_prefix(chunk.data().size())) {
     chunk.set_data(std::string(blob.substr(0, kChunkBytes)));
@@ -216,13 +262,13 @@ absl::StatusOr<v1::SessionInfo> Client::ImportSession(std::string_view blob) {
 }
 
 absl::StatusOr<v1::ListModelsResponse> Client::ListModels() {
-  return Call(models_, v1::ListModelsRequest(), &v1::Models::Stub::List);
+  return Call(&Target::models, v1::ListModelsRequest(), &v1::Models::Stub::List);
 }
 
 absl::StatusOr<v1::ModelInfo> Client::GetModel(std::string_view model) {
   v1::GetModelRequest request;
   request.set_model(std::string(model));
-  return Call(models_, request, &v1::Models::Stub::Get);
+  return Call(&Target::models, request, &v1::Models::Stub::Get);
 }
 
 absl::StatusOr<std::vector<int32_t>> Client::Tokenize(std::string_view model,
@@ -231,7 +277,7 @@ absl::StatusOr<std::vector<int32_t>> Client::Tokenize(std::string_view model,
   request.set_model(std::string(model));
   request.set_text(std::string(text));
   GMA_ASSIGN_OR_RETURN(const v1::TokenizeResponse response,
-                       Call(models_, request, &v1::Models::Stub::Tokenize));
+                       Call(&Target::models, request, &v1::Models::Stub::Tokenize));
   return std::vector<int32_t>(response.ids().begin(), response.ids().end());
 }
 
@@ -241,7 +287,7 @@ absl::StatusOr<std::string> Client::Detokenize(std::string_view model,
   request.set_model(std::string(model));
   request.mutable_ids()->Add(ids.begin(), ids.end());
   GMA_ASSIGN_OR_RETURN(v1::DetokenizeResponse response,
-                       Call(models_, request, &v1::Models::Stub::Detokenize));
+                       Call(&Target::models, request, &v1::Models::Stub::Detokenize));
   return std::move(*response.mutable_text());
 }
 

@@ -17,6 +17,7 @@
 #include "client/lib/answer.h"
 #include "client/lib/call.h"
 #include "client/lib/session.h"
+#include "client/lib/targets.h"
 #include "gma/v1/generation.grpc.pb.h"
 #include "gma/v1/models.grpc.pb.h"
 #include "gma/v1/sessions.grpc.pb.h"
@@ -25,12 +26,19 @@
 namespace gma::client {
 
 struct ClientOptions {
-  std::string address = "127.0.0.1:50051";  // host:port
+  // host:port; or several, separated by commas: replicas that hold the same sessions. Calls go to
+  // one, and to the next when a call to it breaks off.
+  std::string address = "127.0.0.1:50051";
   // Sent as "authorization: Bearer <key>". Nothing: the environment's GMA_API_KEY, if there is one.
   std::optional<std::string> api_key;
   bool tls = false;
   std::string tls_ca_file;  // PEM of the authorities to trust; empty: those of the system
   absl::Duration deadline = absl::Seconds(30);  // of each call that is not a stream
+  // A call that breaks off (the server dies, restarts or drains, the network fails) is gone on with
+  // by itself: answers and sessions that are read by blocking, AppendToSession, GetSession. Nothing
+  // comes twice and nothing is lost; what the server refuses is an error at once. So long is it
+  // tried without anything new; zero: never, and the break is the error.
+  absl::Duration resume_for = absl::Seconds(60);
 };
 
 // THREADS: any. Answers and sessions must be destroyed before the client, which then waits for the
@@ -50,7 +58,11 @@ class Client {
   // An answer, read by blocking. `timeout` is of the whole answer.
   std::unique_ptr<AnswerStream> Generate(v1::GenerateRequest request,
                                          absl::Duration timeout = absl::InfiniteDuration());
-  // An answer, by callbacks.
+  // The events of the session's last turn after number `after`, and live to its end; takes the turn
+  // over from whoever reads it. Nothing when the turn is over and had no more.
+  std::unique_ptr<AnswerStream> ResumeSession(std::string_view session_id, uint64_t after,
+                                              absl::Duration timeout = absl::InfiniteDuration());
+  // An answer, by callbacks; a call that breaks off is at its end.
   std::shared_ptr<GenerateCall> Generate(v1::GenerateRequest request, GenerateHandler handler,
                                          absl::Duration timeout = absl::InfiniteDuration());
   // Opens or resumes a session on a stream of its own.
@@ -62,13 +74,16 @@ class Client {
   absl::StatusOr<v1::SessionInfo> CreateSession(const v1::OpenSessionRequest& request);
   absl::StatusOr<v1::SessionInfo> GetSession(std::string_view session_id);
   absl::StatusOr<v1::ListSessionsResponse> ListSessions(const v1::ListSessionsRequest& request);
-  absl::StatusOr<v1::SessionInfo> AppendToSession(const v1::AppendRequest& request);
+  absl::StatusOr<v1::SessionInfo> AppendToSession(v1::AppendRequest request);
+  // A pinned session is never parked.
+  absl::StatusOr<v1::SessionInfo> PinSession(std::string_view session_id, bool pinned = true);
   absl::StatusOr<v1::CloseSessionResponse> CloseSession(std::string_view session_id);
   absl::StatusOr<v1::SessionInfo> ForkSession(std::string_view session_id);
   // `name` empty: the server numbers it.
   absl::StatusOr<v1::CheckpointInfo> CheckpointSession(std::string_view session_id,
                                                        std::string_view name = {});
   absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(std::string_view session_id);
+  absl::Status DeleteCheckpoint(std::string_view session_id, std::string_view checkpoint);
   // Waits until the session is there. After kDeadlineExceeded it is still on its way.
   absl::StatusOr<v1::SessionInfo> RewindSession(std::string_view session_id,
                                                 std::string_view checkpoint);
@@ -85,20 +100,25 @@ class Client {
   absl::StatusOr<std::string> Detokenize(std::string_view model, const std::vector<int32_t>& ids);
 
  private:
-  Client(ClientOptions options, std::shared_ptr<grpc::Channel> channel);
-  StreamEnvironment Environment() { return {generation_, authorization_, streams_}; }
+  Client(ClientOptions options, std::vector<std::unique_ptr<Target>> targets);
+  StreamEnvironment Environment() {
+    return {targets_, authorization_, streams_, options_.resume_for};
+  }
   void Prepare(grpc::ClientContext& context, absl::Duration timeout) const;
   template <typename Response, typename Stub, typename Request>
-  absl::StatusOr<Response> Call(Stub& stub, const Request& request,
+  absl::StatusOr<Response> Call(Stub Target::*stub, const Request& request,
                                 grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                              Response*));
+  // The same, made again when it breaks off.
+  template <typename Response, typename Stub, typename Request>
+  absl::StatusOr<Response> CallUntilAnswered(Stub Target::*stub, const Request& request,
+                                             grpc::Status (Stub::*method)(grpc::ClientContext*,
+                                                                          const Request&,
+                                                                          Response*));
 
   const ClientOptions options_;
-  const std::shared_ptr<grpc::Channel> channel_;
   std::string authorization_;  // empty: no key
-  v1::Generation::Stub generation_;
-  v1::Sessions::Stub sessions_;
-  v1::Models::Stub models_;
+  Targets targets_;
   StreamCount streams_;
 };
 

@@ -17,10 +17,12 @@ class SessionAnswer final : public AnswerStream {
       : AnswerStream(/*candidates=*/1),
         call_(std::move(call)),
         request_id_(request_id),
-        credit_(credit) {}
+        credit_(credit),
+        resumes_before_(call_->resumes()) {}
 
   // The server serves one turn at a time: the next command must find this one ended.
   ~SessionAnswer() override {
+    leaving_ = true;
     if (!complete() && !failed_) Cancel();
     while (!complete() && !failed_) Next().IgnoreError();
     if (ungranted_ > 0 && !call_->over()) Grant();
@@ -29,15 +31,13 @@ class SessionAnswer final : public AnswerStream {
 
   bool Wait(absl::Duration timeout) override { return call_->Wait(request_id_, timeout); }
 
-  void Cancel() override {
-    v1::SessionRequest request;
-    request.mutable_cancel();
-    call_->SendOnly(std::move(request));
-  }
+  void Cancel() override { call_->Cancel(); }
+  int resumes() const override { return call_->resumes() - resumes_before_; }
 
  private:
   absl::StatusOr<std::optional<v1::GenerateResponse>> NextEvent() override {
-    absl::StatusOr<v1::SessionResponse> next = call_->Next(request_id_, absl::InfiniteDuration());
+    absl::StatusOr<v1::SessionResponse> next =
+        call_->Next(request_id_, absl::InfiniteDuration(), /*resume=*/!leaving_);
     failed_ = !next.ok();
     GMA_ASSIGN_OR_RETURN(v1::SessionResponse event, std::move(next));
     v1::GenerateResponse response;
@@ -46,6 +46,8 @@ class SessionAnswer final : public AnswerStream {
       *response.mutable_started() = std::move(*event.mutable_started());
     } else if (event.has_finished()) {
       *response.mutable_finished() = std::move(*event.mutable_finished());
+    } else if (event.has_appended()) {
+      *response.mutable_appended() = std::move(*event.mutable_appended());
     } else if (event.has_tokens()) {
       ungranted_ += event.tokens().tokens_size();
       *response.mutable_tokens() = std::move(*event.mutable_tokens());
@@ -54,15 +56,13 @@ class SessionAnswer final : public AnswerStream {
     return std::optional<v1::GenerateResponse>(std::move(response));
   }
 
-  void Grant() {
-    v1::SessionRequest request;
-    request.mutable_credit()->set_tokens(std::exchange(ungranted_, 0));
-    call_->SendOnly(std::move(request));
-  }
+  void Grant() { call_->Grant(std::exchange(ungranted_, 0)); }
 
   const std::shared_ptr<SessionCall> call_;
   const uint64_t request_id_;
   const int64_t credit_;
+  const int resumes_before_;
+  bool leaving_ = false;   // nobody wants the rest
   bool failed_ = false;    // the command or the stream; there is no turn to end
   int64_t ungranted_ = 0;  // tokens consumed since credit was granted last
 };
@@ -74,12 +74,10 @@ absl::StatusOr<std::unique_ptr<Session>> Session::Open(const StreamEnvironment& 
                                                        absl::Duration deadline) {
   if (open.initial_credit() == 0) open.set_initial_credit(kDefaultCredit);
   const int64_t credit = open.initial_credit();
-  std::shared_ptr<SessionCall> call = SessionCall::Start(env);
-  v1::SessionRequest request;
-  *request.mutable_open() = std::move(open);
-  const uint64_t id = call->Send(std::move(request));
-  absl::StatusOr<v1::SessionResponse> event = call->Next(id, deadline);
-  call->Forget(id);
+  std::shared_ptr<SessionCall> call = SessionCall::Start(env, std::move(open));
+  constexpr uint64_t kId = SessionCall::kOpenId;
+  absl::StatusOr<v1::SessionResponse> event = call->Next(kId, deadline);
+  call->Forget(kId);
   if (event.ok() && !event->has_opened()) {
     event = absl::InternalError("the server did not answer `open` with `opened`");
   }

@@ -18,7 +18,8 @@ namespace gma::client {
 class SessionCall;  // session_call.h
 
 // Destroying it without End breaks the stream off, which the server does not take for an end:
-// a session that was not opened with `keep` is closed all the same.
+// a session that was not opened with `keep` is closed all the same. One with `keep` goes on over
+// another stream when one breaks off, with what was being done (ClientOptions::resume_for).
 // THREADS: one at a time, except where noted. Answers must be destroyed before the session.
 class Session {
  public:
@@ -44,7 +45,7 @@ class Session {
   // The polite end. Returns the tokens of the session. Nothing else may be called after it.
   absl::StatusOr<int64_t> End();
 
-  // The stream is over: every further command fails. THREADS: any.
+  // Every further command fails. THREADS: any.
   bool broken() const;
 
  private:

@@ -1,30 +1,34 @@
 #include "client/lib/session_call.h"
 
+#include <algorithm>
 #include <utility>
-
-#include "client/lib/status.h"
 
 namespace gma::client {
 
-SessionCall::SessionCall(const StreamEnvironment& env)
-    : token_(std::in_place, env.streams), context_(std::in_place) {}
+SessionCall::SessionCall(const StreamEnvironment& env, v1::SessionOpen open)
+    : env_(env), credit_(open.initial_credit()), open_(std::move(open)), retries_(env.resume_for) {}
 
-std::shared_ptr<SessionCall> SessionCall::Start(const StreamEnvironment& env) {
-  auto call = std::make_shared<SessionCall>(env);
-  call->self_ = call;
+std::shared_ptr<SessionCall> SessionCall::Start(const StreamEnvironment& env,
+                                                v1::SessionOpen open) {
+  auto call = std::make_shared<SessionCall>(env, std::move(open));
   absl::MutexLock lock(&call->mutex_);
-  if (!env.authorization.empty()) call->context_->AddMetadata("authorization", env.authorization);
-  env.stub.async()->Session(&*call->context_, call.get());
-  // Writes start outside of reactions, so the stream must not be over before they know.
-  call->AddHold();
-  call->StartRead(&call->incoming_);
-  call->StartCall();
+  call->last_id_ = kOpenId;
+  call->waiting_[kOpenId];
+  call->StartStream();
   return call;
 }
 
-void SessionCall::Abort() {
-  absl::MutexLock lock(&mutex_);
-  if (context_.has_value()) context_->TryCancel();
+void SessionCall::StartStream() {
+  const int attempt = ++attempt_;
+  const std::shared_ptr<SessionCall> self = shared_from_this();
+  stream_ = SessionStream::Start(
+      env_,
+      {.on_event = [self, attempt](auto event) { self->OnEvent(attempt, std::move(event)); },
+       .on_over = [self, attempt](auto status) { self->OnOver(attempt, std::move(status)); }});
+  v1::SessionRequest request;
+  request.set_request_id(kOpenId);
+  *request.mutable_open() = open_;
+  stream_->Send(std::move(request));
 }
 
 uint64_t SessionCall::Send(v1::SessionRequest request) {
@@ -32,27 +36,39 @@ uint64_t SessionCall::Send(v1::SessionRequest request) {
   const uint64_t id = ++last_id_;
   waiting_[id];
   request.set_request_id(id);
-  Enqueue(std::move(request));
+  if (MayResume() && request.has_generate() && request.generate().request_key().empty()) {
+    request.mutable_generate()->set_request_key(RandomRequestKey());
+  } else if (MayResume() && request.has_append()) {
+    request.mutable_append()->set_request_key(RandomRequestKey());
+  }
+  if (!status_.has_value()) stream_->Send(request);
+  pending_[id].request = std::move(request);
   return id;
 }
 
-void SessionCall::SendOnly(v1::SessionRequest request) {
+void SessionCall::Cancel() {
+  v1::SessionRequest request;
+  request.mutable_cancel();
   absl::MutexLock lock(&mutex_);
   request.set_request_id(++last_id_);
-  Enqueue(std::move(request));
+  if (!status_.has_value()) stream_->Send(std::move(request));
+  for (auto& [id, command] : pending_) command.cancelled = command.request.has_generate();
 }
 
-void SessionCall::Enqueue(v1::SessionRequest request) {
-  if (!writable_) return;  // the status of the stream says why
-  outgoing_.push_back(std::move(request));
-  if (outgoing_.size() == 1) WriteNext();
+void SessionCall::Grant(int64_t tokens) {
+  v1::SessionRequest request;
+  request.mutable_credit()->set_tokens(tokens);
+  absl::MutexLock lock(&mutex_);
+  request.set_request_id(++last_id_);
+  owed_ -= tokens;
+  // A stream to come begins with what is not owed then.
+  if (!status_.has_value()) stream_->Send(std::move(request));
 }
-
-void SessionCall::WriteNext() { StartWrite(&outgoing_.front()); }
 
 void SessionCall::Forget(uint64_t request_id) {
   absl::MutexLock lock(&mutex_);
   waiting_.erase(request_id);
+  pending_.erase(request_id);
 }
 
 bool SessionCall::Wait(uint64_t request_id, absl::Duration timeout) {
@@ -65,82 +81,129 @@ bool SessionCall::Wait(uint64_t request_id, absl::Duration timeout) {
   return mutex_.AwaitWithTimeout(absl::Condition(&ready), timeout);
 }
 
-absl::StatusOr<v1::SessionResponse> SessionCall::Next(uint64_t request_id, absl::Duration timeout) {
+absl::StatusOr<v1::SessionResponse> SessionCall::Next(uint64_t request_id, absl::Duration timeout,
+                                                      bool resume) {
+  const absl::Time deadline = absl::Now() + timeout;
   absl::MutexLock lock(&mutex_);
   EventQueue& queue = waiting_[request_id];
   const auto ready = [&] {
     mutex_.AssertReaderHeld();
     return Ready(queue);
   };
-  if (!mutex_.AwaitWithTimeout(absl::Condition(&ready), timeout)) {
-    return absl::DeadlineExceededError("the server did not answer in time");
-  }
-  if (queue.empty()) {
-    if (!status_->ok()) return *status_;
-    return absl::UnavailableError("the session's stream has ended");
-  }
-  v1::SessionResponse event = std::move(queue.front());
-  queue.pop_front();
-  if (event.has_error()) {
+  do {
+    if (!mutex_.AwaitWithDeadline(absl::Condition(&ready), deadline)) {
+      return absl::DeadlineExceededError("the server did not answer in time");
+    }
+    if (queue.empty()) continue;
+    v1::SessionResponse event = std::move(queue.front());
+    queue.pop_front();
+    if (!event.has_error()) return event;
     return absl::Status(static_cast<absl::StatusCode>(event.error().code()),
                         event.error().message());
+  } while (resume && Reopen(deadline));
+  if (!status_->ok()) return *status_;
+  return absl::UnavailableError("the session's stream has ended");
+}
+
+bool SessionCall::CanResume() const {
+  return MayResume() && !open_.session_id().empty() && BrokeOff(*status_);
+}
+
+bool SessionCall::Reopen(absl::Time deadline) {
+  if (!CanResume()) return false;
+  const std::optional<absl::Duration> pause = retries_.Next(*status_);
+  if (!pause.has_value()) return false;
+  mutex_.AwaitWithDeadline(absl::Condition(&aborted_), std::min(absl::Now() + *pause, deadline));
+  if (aborted_) return false;
+  status_.reset();
+  open_.set_initial_credit(std::max<int64_t>(1, credit_ - owed_));
+  StartStream();
+  bool in_turn = false;
+  for (auto& [id, command] : pending_) {
+    command.unclear = in_turn && command.request.has_append();
+    if (command.unclear) continue;
+    if (command.request.has_generate()) {
+      in_turn = true;
+      if (command.begun) command.request.mutable_generate()->set_after(sequence_.last());
+    }
+    stream_->Send(command.request);
+    if (!command.cancelled) continue;
+    v1::SessionRequest cancel;
+    cancel.set_request_id(++last_id_);
+    cancel.mutable_cancel();
+    stream_->Send(std::move(cancel));
   }
-  return event;
+  return true;
+}
+
+void SessionCall::Abort() {
+  std::shared_ptr<SessionStream> stream;
+  {
+    absl::MutexLock lock(&mutex_);
+    aborted_ = true;
+    stream = stream_;
+  }
+  stream->Abort();
 }
 
 bool SessionCall::over() const {
   absl::MutexLock lock(&mutex_);
-  return status_.has_value() || ended_ || !writable_;
+  if (ended_) return true;
+  return status_.has_value() ? !CanResume() : (stream_->over() && !MayResume());
 }
 
-void SessionCall::OnReadDone(bool ok) {
-  {
-    absl::MutexLock lock(&mutex_);
-    if (!ok) {
-      writable_ = false;
-      // A write that is in flight ends by itself; no new one starts.
-      RemoveHold();
-      return;
-    }
-    int64_t numbers = 1;
-    if (incoming_.has_tokens()) numbers = incoming_.tokens().tokens_size();
-    if (broken_.ok()) {
-      broken_ = sequence_.Accept(incoming_.sequence(), numbers,
-                                 incoming_.has_started() || incoming_.has_appended());
-      if (!broken_.ok()) context_->TryCancel();
-    }
-    if (!broken_.ok()) {
-      // Only the end of the stream is waited for.
-    } else if (const auto queue = waiting_.find(incoming_.request_id());
-               queue != waiting_.end() && !incoming_.has_heartbeat()) {
-      ended_ = ended_ || incoming_.has_ended();
-      queue->second.push_back(std::move(incoming_));
-    }
-  }
-  StartRead(&incoming_);
-}
-
-void SessionCall::OnWriteDone(bool ok) {
+int SessionCall::resumes() const {
   absl::MutexLock lock(&mutex_);
-  outgoing_.pop_front();
-  if (!ok) writable_ = false;
-  if (!writable_) outgoing_.clear();
-  if (!outgoing_.empty()) WriteNext();
+  return attempt_ - 1;
 }
 
-void SessionCall::OnDone(const grpc::Status& grpc_status) {
-  const std::shared_ptr<SessionCall> self = std::move(self_);
-  {
-    absl::MutexLock lock(&mutex_);
-    absl::Status status = broken_;
-    if (status.ok()) status = StatusOfCall(grpc_status, *context_);
-    if (status.ok() && !ended_) {
-      status = absl::UnavailableError("the session's stream ended without the server's goodbye");
+void SessionCall::Settle(v1::SessionResponse& event) {
+  const auto command = pending_.find(event.request_id());
+  if (command == pending_.end()) return;
+  const bool of_turn = command->second.request.has_generate();
+  const auto unclear = std::find_if(pending_.begin(), pending_.end(),
+                                    [](const auto& entry) { return entry.second.unclear; });
+  command->second.begun = true;
+  if (event.has_appended() && of_turn) {
+    if (unclear == pending_.end()) return;
+    event.set_request_id(unclear->first);  // it had entered
+    pending_.erase(unclear);
+  } else if (event.has_finished() && of_turn) {
+    // What has not entered by now never came to the server.
+    for (auto& [id, later] : pending_) {
+      if (std::exchange(later.unclear, false)) stream_->Send(later.request);
     }
-    context_.reset();
-    status_ = std::move(status);
+    pending_.erase(command);
+  } else if (!event.has_started() && !event.has_tokens() && !event.has_heartbeat()) {
+    pending_.erase(command);
   }
-  token_.reset();
+}
+
+void SessionCall::OnEvent(int attempt, v1::SessionResponse event) {
+  absl::MutexLock lock(&mutex_);
+  if (attempt != attempt_ || !broken_.ok()) return;  // only the end of the stream is waited for
+  int64_t numbers = 1;
+  if (event.has_tokens()) numbers = event.tokens().tokens_size();
+  broken_ =
+      sequence_.Accept(event.sequence(), numbers, event.has_started() || event.has_appended());
+  if (!broken_.ok()) return stream_->Abort();
+  if (event.sequence() > 0) retries_.Progress();
+  if (event.has_tokens()) owed_ += numbers;
+  if (event.has_opened()) open_.set_session_id(event.opened().session_id());
+  ended_ = ended_ || event.has_ended();
+  Settle(event);
+  const auto queue = waiting_.find(event.request_id());
+  if (queue != waiting_.end() && !event.has_heartbeat()) queue->second.push_back(std::move(event));
+}
+
+void SessionCall::OnOver(int attempt, absl::Status status) {
+  absl::MutexLock lock(&mutex_);
+  if (attempt != attempt_) return;
+  if (!broken_.ok()) status = broken_;
+  if (status.ok() && !ended_) {
+    status = absl::UnavailableError("the session's stream ended without the server's goodbye");
+  }
+  status_ = std::move(status);
 }
 
 }  // namespace gma::client

@@ -24,14 +24,15 @@ class ScriptedServer final : public v1::Generation::Service {
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
-    ClientOptions options;
-    options.address = "127.0.0.1:" + std::to_string(port_);
-    options.api_key = "key";
-    options.deadline = absl::Seconds(10);
-    client_ = *Client::Create(options);
+    options_.address = "127.0.0.1:" + std::to_string(port_);
+    options_.api_key = "key";
+    options_.deadline = absl::Seconds(10);
+    options_.resume_for = absl::Seconds(1);
+    client_ = *Client::Create(options_);
   }
 
   Client& client() { return *client_; }
+  const ClientOptions& options() const { return options_; }
 
   std::function<grpc::Status(grpc::ServerContext&, const v1::GenerateRequest&, GenerateWriter&)>
       on_generate;
@@ -47,6 +48,7 @@ class ScriptedServer final : public v1::Generation::Service {
   }
 
   int port_ = 0;
+  ClientOptions options_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<Client> client_;
 };
