@@ -203,7 +203,7 @@ TEST_F(PrefixTest, ASessionThatBeganWithAMatchCanGoBackToAnyPlace) {
 
 TEST_F(PrefixTest, AFullCacheKeepsToItsBytesAndAnswersStayRight) {
   const size_t row = decoder->state_layout().row_bytes();
-  const size_t limit = 8 * (row + 100 * sizeof(int32_t));
+  const size_t limit = 16 * (row + 100 * sizeof(int32_t));
   StartEngine(PrefixOptions(limit));
   for (int32_t i = 0; i < 50; ++i) {
     GenerateSpec spec = Chat(i % 3 == 0 ? "bob" : "alice");
