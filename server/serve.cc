@@ -4,7 +4,6 @@
 
 #include <cstdio>
 #include <fstream>
-#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -74,9 +73,7 @@ absl::Status StartEngine(const ServerOptions& options, Parts& parts) {
   const EngineOptions engine_options{
       .max_sessions = options.max_sessions,
       .max_waiting = options.max_waiting,
-      // No quota: what bounds an owner is the pool, and a full
-      // pool tells when to come back.
-      .max_sessions_per_owner = std::numeric_limits<int32_t>::max(),
+      .max_sessions_per_owner = options.max_sessions_per_owner,
       .max_batch_rows = options.max_batch_rows,
       .max_step_tokens = options.max_step_tokens,
       .default_ttl = options.session_ttl,
@@ -84,7 +81,11 @@ absl::Status StartEngine(const ServerOptions& options, Parts& parts) {
       .past = {.checkpoint_bytes = static_cast<size_t>(options.checkpoint_bytes),
                .checkpoint_tokens = options.checkpoint_tokens,
                .rewind_tokens = options.rewind_tokens},
-      .prefix_bytes = static_cast<size_t>(options.prefix_bytes)};
+      .prefix_bytes = static_cast<size_t>(options.prefix_bytes),
+      .park_memory_bytes = options.park_memory_bytes,
+      .park_format = options.park_format == "bf16" ? RowEncoding::kBfloat16 : RowEncoding::kFloat32,
+      .resume_events = options.resume_events,
+      .resume_window = options.resume_window};
   absl::StatusOr<std::unique_ptr<Engine>> engine =
       Engine::Create(engine_options, *parts.model.decoder, TokenText(*parts.model.tokenizer),
                      parts.clock, *parts.metrics);

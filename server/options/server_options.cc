@@ -27,7 +27,8 @@ struct RawFlags {
   ServerOptions options;
   std::string listen = options.listen.ToString();
   std::string metrics_listen = options.metrics_listen.ToString();
-  std::string session_ttl = "30m", drain_timeout = "30s", log_level = "info";
+  std::string session_ttl = "30m", drain_timeout = "30s", resume_window = "60s";
+  std::string log_level = "info";
   std::string api_keys, tls_cert, tls_key;
   bool print_limits = false;
 };
@@ -121,11 +122,39 @@ void AddNetworkFlags(CLI::App& app, RawFlags& raw) {
       ->group(group);
 }
 
+// Of sessions that nobody is using, and of turns that nobody reads.
+void AddParkingFlags(CLI::App& app, RawFlags& raw) {
+  ServerOptions& options = raw.options;
+  const std::string group = "Capacity";
+  AddInteger(app, "--max_sessions_per_owner", options.max_sessions_per_owner, 1, 1000000,
+             "Sessions and private requests of one owner, parked ones included.")
+      ->group(group);
+  AddInteger(app, "--park_memory_bytes", options.park_memory_bytes, 0, int64_t{1} << 40,
+             "Bytes of host memory for the rows of idle sessions that made room in the pool, and "
+             "for all checkpoints; 0 parks none and keeps no checkpoint.")
+      ->group(group);
+  app.add_option("--park_format", options.park_format,
+                 "Numbers of a parked row: f32, exact, or bf16, half the bytes and rounded. "
+                 "Default f32.")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->option_text("TYPE")
+      ->group(group);
+  app.add_option("--resume_window", raw.resume_window,
+                 "Time that a session's turn whose reader is gone waits for a Resume; 0s ends it "
+                 "at once. Range [0s, 1h], default 60s.")
+      ->option_text("TIME")
+      ->group(group);
+  AddInteger(app, "--resume_events", options.resume_events, 1, 1 << 20,
+             "Events of a session's last turn that Resume can send again, the last ones.")
+      ->group(group);
+}
+
 void AddCapacityFlags(CLI::App& app, RawFlags& raw) {
   ServerOptions& options = raw.options;
   const std::string group = "Capacity";
   AddInteger(app, "--max_sessions", options.max_sessions, 1, 1000000,
-             "State rows: sessions and private requests that can exist at once.")
+             "State rows: sessions and private requests that can be served at once; more sessions "
+             "are parked.")
       ->group(group);
   AddInteger(app, "--max_waiting", options.max_waiting, 1, 1000000,
              "Requests accepted and not scheduled yet.")
@@ -151,6 +180,7 @@ void AddCapacityFlags(CLI::App& app, RawFlags& raw) {
   AddInteger(app, "--prefix_bytes", options.prefix_bytes, 0, int64_t{1} << 40,
              "Bytes of host memory for states that later requests can begin with; 0 keeps none.")
       ->group(group);
+  AddParkingFlags(app, raw);
   app.add_option(
          "--state_key", options.state_key,
          "Key that exported sessions are sealed with: 32 bytes, made with mode 0600 when there "
@@ -280,6 +310,8 @@ absl::StatusOr<ServerOptions> Finish(const RawFlags& raw) {
   GMA_ASSIGN_OR_RETURN(options.session_ttl, ParseTime("--session_ttl", raw.session_ttl,
                                                       absl::Seconds(1), absl::Hours(168)));
   GMA_ASSIGN_OR_RETURN(options.drain_timeout, ParseTime("--drain_timeout", raw.drain_timeout,
+                                                        absl::ZeroDuration(), absl::Hours(1)));
+  GMA_ASSIGN_OR_RETURN(options.resume_window, ParseTime("--resume_window", raw.resume_window,
                                                         absl::ZeroDuration(), absl::Hours(1)));
   if (options.weights.empty()) options.weights = options.decoder == "cpu" ? "int8" : "f32";
   options.max_batch_rows =

@@ -48,6 +48,11 @@ struct ServerOptions {
   int32_t checkpoint_tokens = 1024;
   int32_t rewind_tokens = 65536;
   int64_t prefix_bytes = 256 << 20;
+  int32_t max_sessions_per_owner = 10000;  // in all tiers
+  int64_t park_memory_bytes = int64_t{1} << 30;
+  std::string park_format = "f32";  // or "bf16"
+  int64_t resume_events = 65536;
+  absl::Duration resume_window = absl::Seconds(60);
   absl::Duration session_ttl = absl::Minutes(30);
   absl::Duration drain_timeout = absl::Seconds(30);
 

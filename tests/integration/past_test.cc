@@ -171,8 +171,12 @@ TEST_F(PastTest, BadRequestsAreRefusedByName) {
 }
 
 TEST_F(PastTest, AFullPoolNamesItsRowsAndSaysWhenToComeBack) {
-  Start();
+  TestServerOptions options;
+  options.engine.park_memory_bytes = 0;
+  Start(std::move(options));
   const std::string id = Open();
+  std::string blob;
+  ASSERT_TRUE(Export(id, blob).ok());
   v1::SessionInfo info;
   for (int i = 0; i < 7; ++i) ASSERT_TRUE(Fork(id, info).ok());
   grpc::ClientContext context;
@@ -182,6 +186,24 @@ TEST_F(PastTest, AFullPoolNamesItsRowsAndSaysWhenToComeBack) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_THAT(status.error_message(), HasSubstr("all 8 state rows"));
   EXPECT_EQ(context.GetServerTrailingMetadata().count("retry-after-ms"), 1u);
+  EXPECT_EQ(Import(blob, 1000, info).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+TEST_F(PastTest, AFullPoolMakesRoomByParkingIdleSessions) {
+  Start();
+  const std::string id = Open();
+  const std::vector<int32_t> tokens = {1, 2, 3};
+  const std::vector<int32_t> first = Say(id, tokens, 4);
+  v1::SessionInfo info;
+  std::string oldest;
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(Fork(id, info).ok());
+    if (i == 0) oldest = info.session_id();
+  }
+  std::vector<int32_t> prompt = tokens;
+  prompt.insert(prompt.end(), first.begin(), first.end());
+  EXPECT_THAT(Say(oldest, {}, 6), ElementsAreArray(OracleTokens(prompt, 6)));
+  EXPECT_THAT(Say(id, {}, 6), ElementsAreArray(OracleTokens(prompt, 6)));
 }
 
 TEST_F(PastTest, AnExportedSessionIsImportedAsANewOne) {
@@ -214,8 +236,6 @@ TEST_F(PastTest, AnExportedSessionIsImportedAsANewOne) {
               HasSubstr("import.data is 1048577 bytes"));
   EXPECT_EQ(Import("", 1, info).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(Export("xyz", blob).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  for (int i = 0; i < 4; ++i) ASSERT_TRUE(Import(blob, 1000, info).ok());
-  EXPECT_EQ(Import(blob, 1000, info).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
 
 TEST_F(PastTest, AnotherOwnersSessionIsNotFoundWhateverIsCalled) {

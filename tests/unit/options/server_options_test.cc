@@ -43,19 +43,40 @@ TEST(ServerOptionsTest, DefaultsAreClosed) {
 }
 
 TEST(ServerOptionsTest, ReadsEveryFlag) {
-  GMA_ASSERT_OK_AND_ASSIGN(
-      const ServerOptions options,
-      Options({"--model=m", "--model_name=n", "--listen=localhost:0", "--metrics_listen=[::1]:1",
-               "--device=cpu", "--weights=bf16", "--threads=2", "--compensated_state",
-               "--allow_nonfinite_weights", "--port_file=p", "--max_sessions=7", "--max_waiting=8",
-               "--max_step_tokens=16", "--max_batch_rows=5", "--session_ttl=90s",
-               "--drain_timeout=0s", "--log_level=debug", "--insecure_remote"}));
+  GMA_ASSERT_OK_AND_ASSIGN(const ServerOptions options, Options({"--model=m",
+                                                                 "--model_name=n",
+                                                                 "--listen=localhost:0",
+                                                                 "--metrics_listen=[::1]:1",
+                                                                 "--device=cpu",
+                                                                 "--weights=bf16",
+                                                                 "--threads=2",
+                                                                 "--compensated_state",
+                                                                 "--allow_nonfinite_weights",
+                                                                 "--port_file=p",
+                                                                 "--max_sessions=7",
+                                                                 "--max_waiting=8",
+                                                                 "--max_step_tokens=16",
+                                                                 "--max_batch_rows=5",
+                                                                 "--session_ttl=90s",
+                                                                 "--drain_timeout=0s",
+                                                                 "--log_level=debug",
+                                                                 "--insecure_remote",
+                                                                 "--max_sessions_per_owner=9",
+                                                                 "--park_memory_bytes=1000",
+                                                                 "--park_format=bf16",
+                                                                 "--resume_window=2m",
+                                                                 "--resume_events=5"}));
   EXPECT_EQ(options.model_name, "n");
   EXPECT_EQ(options.weights, "bf16");
   EXPECT_EQ(options.max_batch_rows, 5);
   EXPECT_EQ(options.session_ttl, absl::Seconds(90));
   EXPECT_EQ(options.drain_timeout, absl::ZeroDuration());
   EXPECT_EQ(options.log_level, LogLevel::kDebug);
+  EXPECT_EQ(options.max_sessions_per_owner, 9);
+  EXPECT_EQ(options.park_memory_bytes, 1000);
+  EXPECT_EQ(options.park_format, "bf16");
+  EXPECT_EQ(options.resume_window, absl::Minutes(2));
+  EXPECT_EQ(options.resume_events, 5);
   EXPECT_TRUE(options.compensated_state && options.allow_nonfinite_weights);
 }
 
@@ -83,6 +104,9 @@ TEST(ServerOptionsTest, BadFlagsAreRefusedInOneLineThatNamesThem) {
       {{"--model=m", "--weights=int3"}, "--weights"},
       {{"--model=m", "--log_level=loud"}, "--log_level"},
       {{"--model=m", "--session_ttl=0s"}, "--session_ttl"},
+      {{"--model=m", "--resume_window=2h"}, "--resume_window"},
+      {{"--model=m", "--resume_events=0"}, "--resume_events"},
+      {{"--model=m", "--park_format=f16"}, "--park_format"},
       {{"--model=m", "--session_ttl=inf"}, "--session_ttl"},
       {{"--model=m", "--session_ttl=30"}, "such as 90s"},
       {{"--model=m", "--drain_timeout=-1s"}, "--drain_timeout"},
