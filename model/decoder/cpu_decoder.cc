@@ -17,9 +17,11 @@
 #include "model/decoder/cpu_weights.h"
 #include "model/decoder/decoders.h"
 #include "model/decoder/flat_batch.h"
+#include "model/decoder/mix_schedule.h"
 #include "model/decoder/mixer_constants.h"
 #include "model/decoder/thread_pool.h"
 #include "model/kernels/cpu/elementwise.h"
+#include "model/kernels/cpu/fetch_queue.h"
 #include "model/kernels/cpu/mixer.h"
 #include "model/kernels/cpu/panel_product.h"
 
@@ -30,6 +32,9 @@ namespace {
 constexpr int64_t kTokensAlone = 4;
 constexpr int64_t kTokensAtOnce = 8;    // of an item beyond that
 constexpr int64_t kItemsPerThread = 4;  // of a product, at least: the last ones even out the end
+
+// Pieces of a row's state in one layer that the products before it fetch: 2 MiB.
+constexpr size_t kFetchesPerRow = 256;
 
 cpu::WeightFormat FormatOf(const std::string& weights) {
   if (weights == "f32") return cpu::WeightFormat::kFloat32;
@@ -89,7 +94,10 @@ class CpuDecoder final : public CompiledDecoder {
   // normed_[i] = norm of x_[token_of(i)], with what a product needs beside it.
   void Norm(const std::vector<float>& gain, int64_t tokens,
             absl::FunctionRef<int64_t(int64_t)> token_of);
+  // What layer n's mixer will read is to be fetched during the products until then.
+  void FetchState(int32_t n);
   void Mix(int32_t n);
+  void MixPiece(int32_t n, const MixSchedule::Piece& piece, uint8_t* scratch);
   void Round(const Activations& activations);  // for the next product, if it wants that
   // Products of one input with one matrix or several.
   struct Linear {
@@ -109,6 +117,8 @@ class CpuDecoder final : public CompiledDecoder {
   std::vector<LayerMixer> constants_;
   std::vector<cpu::Mixer> mixers_;
   FlatBatch flat_;
+  MixSchedule schedule_;
+  cpu::FetchQueue fetch_;
   HugeArena arena_;                  // of activations and scratch
   std::vector<double> frequencies_;  // [v / 2] of RoPE
   Activations x_, normed_, projected_, mixed_, hidden_;
@@ -126,6 +136,8 @@ CpuDecoder::CpuDecoder(const ModelDir& model, const DecoderOptions& options, Sta
       pool_(options.threads),
       weights_(LoadCpuWeights(model, format_, pool_)),
       flat_(options, config_.vocab_size),
+      schedule_(options.max_batch_rows, options.max_step_tokens, config_.num_memory_heads),
+      fetch_(static_cast<size_t>(options.max_batch_rows) * kFetchesPerRow),
       x_(options.max_step_tokens, config_.hidden_size, arena_),
       normed_(options.max_step_tokens, config_.hidden_size, arena_),
       projected_(options.max_step_tokens, WidestInput(weights_), arena_),
@@ -214,6 +226,7 @@ void CpuDecoder::Product(std::initializer_list<Linear> linears, cpu::ProductUse 
                            .x = input.data,
                            .rounded = {input.q, input.scales, input.sums},
                            .x_stride = input.stride,
+                           .fetch = &fetch_,
                            .y = linear.out,
                            .y_stride = out_stride},
                           begin * unit, std::min(end, count) * unit, scratch(thread));
@@ -224,44 +237,70 @@ void CpuDecoder::Product(std::initializer_list<Linear> linears, cpu::ProductUse 
   });
 }
 
-void CpuDecoder::Mix(int32_t n) {
-  const InputColumns& columns = weights_.layers[n].columns;
+void CpuDecoder::FetchState(int32_t n) {
+  fetch_.Clear();
+  if (n == config_.num_layers) return;
+  const LayerLayout& layout = layout_.layers()[n];
   const int64_t heads = config_.num_memory_heads;
-  const int64_t rows = static_cast<int64_t>(flat_.rows().size());
-  // Memory heads outside, rows inside: the heads of a long prompt spread over the threads.
-  pool_.Run(rows * heads, [&](int64_t item, int32_t thread) {
-    const FlatBatch::Row& row = flat_.rows()[static_cast<size_t>(item % rows)];
-    const int32_t head = static_cast<int32_t>(item / rows);
+  const size_t means = static_cast<size_t>(heads) * static_cast<size_t>(config_.num_components) *
+                       static_cast<size_t>(layout.memory_dim) * sizeof(float);
+  for (const FlatBatch::Row& row : flat_.rows()) {
+    if (row.state == nullptr) continue;
+    const MixerState state = StateOfLayer(row.state, layout);
+    fetch_.Add(state.memory, means);
+    const int64_t near = std::min<int64_t>(row.position, config_.layers[n].window);
+    const size_t bytes = static_cast<size_t>(near * heads * config_.head_dim) * sizeof(float);
+    fetch_.Add(state.window_key, bytes);
+    fetch_.Add(state.window_value, bytes);
+  }
+}
+
+void CpuDecoder::Mix(int32_t n) {
+  schedule_.Restart();
+  pool_.Run(static_cast<int64_t>(schedule_.pieces().size()), [&](int64_t item, int32_t thread) {
+    const MixSchedule::Piece& piece = schedule_.pieces()[static_cast<size_t>(item)];
+    const FlatBatch::Row& row = flat_.rows()[static_cast<size_t>(piece.row)];
+    const int64_t first = row.first + piece.begin;
     if (row.state == nullptr) {
-      if (head == 0) std::fill_n(mixed_.row(row.first), row.count * mixed_.stride, 0.0f);
+      if (piece.head == 0) std::fill_n(mixed_.row(first), piece.count * mixed_.stride, 0.0f);
       return;
     }
-    float* log_decay = nullptr;
-    if (columns.forget != InputColumns::kAbsent) {
-      log_decay = log_decay_.data() + row.first * heads;
-      for (int64_t i = 0; i < row.count; ++i) {
-        const float forget = projected_.row(row.first + i)[columns.forget + head];
-        log_decay[i * heads + head] = constants_[n].LogDecay(head, forget);
-      }
-    }
-    const int64_t angles = row.first * static_cast<int64_t>(frequencies_.size());
-    mixers_[n].Run({.position = row.position,
-                    .count = row.count,
-                    .projected = projected_.row(row.first),
-                    .stride = projected_.stride,
-                    .route_q = columns.route_q,
-                    .route_k = columns.route_k,
-                    .value = columns.value,
-                    .q = columns.q,
-                    .k = columns.k,
-                    .gate = columns.gate,
-                    .log_decay = log_decay,
-                    .rope_cos = rope_cos_.data() + angles,
-                    .rope_sin = rope_sin_.data() + angles,
-                    .out = mixed_.row(row.first),
-                    .out_stride = mixed_.stride},
-                   StateOfLayer(row.state, layout_.layers()[n]), head, scratch(thread));
+    schedule_.Await(piece);
+    MixPiece(n, piece, scratch(thread));
+    schedule_.Done(piece);
   });
+}
+
+void CpuDecoder::MixPiece(int32_t n, const MixSchedule::Piece& piece, uint8_t* scratch) {
+  const InputColumns& columns = weights_.layers[n].columns;
+  const int64_t heads = config_.num_memory_heads;
+  const FlatBatch::Row& row = flat_.rows()[static_cast<size_t>(piece.row)];
+  const int64_t first = row.first + piece.begin;
+  float* log_decay = nullptr;
+  if (columns.forget != InputColumns::kAbsent) {
+    log_decay = log_decay_.data() + first * heads;
+    for (int64_t i = 0; i < piece.count; ++i) {
+      const float forget = projected_.row(first + i)[columns.forget + piece.head];
+      log_decay[i * heads + piece.head] = constants_[n].LogDecay(piece.head, forget);
+    }
+  }
+  const int64_t angles = first * static_cast<int64_t>(frequencies_.size());
+  mixers_[n].Run({.position = row.position + piece.begin,
+                  .count = piece.count,
+                  .projected = projected_.row(first),
+                  .stride = projected_.stride,
+                  .route_q = columns.route_q,
+                  .route_k = columns.route_k,
+                  .value = columns.value,
+                  .q = columns.q,
+                  .k = columns.k,
+                  .gate = columns.gate,
+                  .log_decay = log_decay,
+                  .rope_cos = rope_cos_.data() + angles,
+                  .rope_sin = rope_sin_.data() + angles,
+                  .out = mixed_.row(first),
+                  .out_stride = mixed_.stride},
+                 StateOfLayer(row.state, layout_.layers()[n]), piece.head, scratch);
 }
 
 void CpuDecoder::RunLayer(int32_t n) {
@@ -274,6 +313,7 @@ void CpuDecoder::RunLayer(int32_t n) {
       {{&layer.routing_proj, projected}, {&layer.content_proj, projected + layer.columns.routing}},
       cpu::ProductUse::kStore, normed_, tokens, projected_.stride);
   Mix(n);
+  FetchState(n + 1);
   Round(mixed_);
   Product({{&layer.o_proj, x_.data}}, cpu::ProductUse::kAdd, mixed_, tokens, x_.stride);
   Norm(layer.post_norm, tokens, same);
@@ -286,6 +326,8 @@ void CpuDecoder::RunLayer(int32_t n) {
 absl::Status CpuDecoder::Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) {
   flat_.Assign(batch, pool, layout_, logits.size());
   if (batch.rows.empty()) return absl::OkStatus();
+  schedule_.Assign(flat_.rows());
+  FetchState(0);
   Embed();
   RotationAngles();
   for (int32_t n = 0; n < config_.num_layers; ++n) RunLayer(n);

@@ -87,9 +87,6 @@ struct Int4Pairs {
     const auto shifted = hn::ShiftRightSame(hn::LoadU(du, words), bits);
     return hn::BitCast(di, hn::And(shifted, hn::Set(du, 0x000f000fu)));
   }
-  void FetchAhead(int64_t pair) const {
-    if (pair % 2 == 0) hwy::Prefetch(data + pair / 2 * 80 + kAhead);
-  }
   const uint8_t* data;
 };
 

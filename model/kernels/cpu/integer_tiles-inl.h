@@ -26,6 +26,8 @@ struct IntegerTileArgs {
   int64_t x_stride;
   const float* x_sums;  // int4
   int64_t sums_stride;
+  const uint8_t* fetch;  // prefetched, fetch_step bytes a pair of columns
+  int64_t fetch_step;
   bool add;       // to what earlier columns left in totals
   float* totals;  // [C][32]
 };
@@ -35,7 +37,7 @@ template <class Source, int64_t C, int64_t S>
 HWY_INLINE void SumPairs(const Source& source, const IntegerTileArgs& args, int64_t begin,
                          int64_t end, int64_t s, IntegerPair (&sums)[S][C]) {
   const auto pair = [&](int64_t p) HWY_ATTR {
-    source.FetchAhead(p);
+    hwy::Prefetch(args.fetch + p * args.fetch_step);
     IntegerPair weights[S];
     for (int64_t i = 0; i < S; ++i) weights[i] = source.At(p, s + i);
     for (int64_t c = 0; c < C; ++c) {

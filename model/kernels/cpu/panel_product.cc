@@ -101,16 +101,28 @@ void IntegerSums(const ProductArgs& args, int64_t first, int64_t tokens, int64_t
   const int64_t cols = int8 ? weights.cols() : PaddedColumns(weights.cols());
   const int64_t sums_stride = args.x_stride / kGroupColumns;
   const Tiles tiles(tokens);
-  for (int64_t begin = 0; begin < cols; begin += kExactColumns) {
+  const int64_t blocks = (cols + kExactColumns - 1) / kExactColumns;
+  const int64_t each = PaddedColumns((cols + blocks - 1) / blocks);  // nearly equal
+  for (int64_t begin = 0; begin < cols; begin += each) {
+    const uint8_t* block = data + (int8 ? begin * kPanelRows : begin / kGroupColumns * kGroupBytes);
+    const uint8_t* fetch = block + kAhead;
+    int64_t fetch_step = int8 ? kPanelRows * 2 : kGroupBytes * 2 / kGroupColumns;
     for (int64_t tile = 0; tile < tiles.count; ++tile) {
       const int64_t token = tiles.begin(tile), columns = tiles.begin(tile + 1) - token;
+      if (tile > 0) {  // the first one has fetched the weights
+        const uint8_t* piece = args.fetch->Take();
+        fetch = piece == nullptr ? block : piece;
+        fetch_step = piece == nullptr ? 0 : std::min<int64_t>(2 * kFetchBytes / each, 64);
+      }
       const IntegerTileArgs tile_args = {
-          .weights = data + (int8 ? begin * kPanelRows : begin / kGroupColumns * kGroupBytes),
-          .cols = std::min(kExactColumns, cols - begin),
+          .weights = block,
+          .cols = std::min(each, cols - begin),
           .x = args.rounded.q + (first + token) * args.x_stride + begin,
           .x_stride = args.x_stride,
           .x_sums = args.rounded.sums + (first + token) * sums_stride + begin / kGroupColumns,
           .sums_stride = sums_stride,
+          .fetch = fetch,
+          .fetch_step = fetch_step,
           .add = begin > 0,
           .totals = totals + token * kPanelRows};
       if (int8) {

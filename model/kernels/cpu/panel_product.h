@@ -5,14 +5,16 @@
 //
 // SAME BITS: every output is one sequence of operations, whatever the number of tokens, the split
 // over calls and the vector width: of fused multiply-adds over k, from k = 0 up; of additions of
-// the exact sums of kExactColumns columns (int8); of fused multiply-adds of the exact sums of
-// groups (int4). A CPU without fused multiply-add has bits of its own, but for int8.
+// the exact sums of blocks of columns, nearly equal ones of at most kExactColumns (int8); of fused
+// multiply-adds of the exact sums of groups (int4). A CPU without fused multiply-add has bits of
+// its own, but for int8.
 #ifndef GMA_MODEL_KERNELS_CPU_PANEL_PRODUCT_H_
 #define GMA_MODEL_KERNELS_CPU_PANEL_PRODUCT_H_
 
 #include <cstddef>
 #include <cstdint>
 
+#include "model/kernels/cpu/fetch_queue.h"
 #include "model/kernels/cpu/packed_matrix.h"
 
 namespace gma::cpu {
@@ -45,6 +47,8 @@ struct ProductArgs {
   const float* x;        // float32 and bfloat16 weights
   RoundedInput rounded;  // int8 and int4 weights
   int64_t x_stride;
+  FetchQueue*
+      fetch;  // served on the way with int8 and int4 weights and more than one tile of tokens
   float* y;
   int64_t y_stride;
 };

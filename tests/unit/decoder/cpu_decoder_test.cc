@@ -156,6 +156,29 @@ TEST_P(CpuDecoderTest, ARequestHasTheSameBitsInEverySchedule) {
   }
 }
 
+// So long that the mixer cuts it into pieces, which several threads take.
+TEST_P(CpuDecoderTest, ALongPromptHasTheBitsOfItsTokensOneByOne) {
+  std::vector<int32_t> prompt;
+  for (int32_t request = 0; request < 4; ++request) {
+    prompt.insert(prompt.end(), tokens_[request].begin(), tokens_[request].end());
+  }
+  ASSERT_EQ(prompt.size(), size_t{kMaxStepTokens});
+  std::vector<float> expected(vocab_), logits(vocab_);
+  GMA_ASSERT_OK_AND_ASSIGN(const StateRow alone, benches_[0].pool->Acquire());
+  for (const int32_t& token : prompt) {
+    const StepRow step[] = {{alone.index(), absl::MakeConstSpan(&token, 1), true}};
+    ASSERT_THAT(benches_[0].decoder->Step({step}, *benches_[0].pool, absl::MakeSpan(expected)),
+                IsOk());
+  }
+  for (const Bench& bench : benches_) {
+    GMA_ASSERT_OK_AND_ASSIGN(const StateRow row, bench.pool->Acquire());
+    const StepRow step[] = {{row.index(), prompt, true}};
+    ASSERT_THAT(bench.decoder->Step({step}, *bench.pool, absl::MakeSpan(logits)), IsOk());
+    EXPECT_EQ(std::memcmp(logits.data(), expected.data(), vocab_ * sizeof(float)), 0);
+    EXPECT_TRUE(std::equal(row.bytes().begin(), row.bytes().end(), alone.bytes().begin()));
+  }
+}
+
 TEST_P(CpuDecoderTest, AStepAllocatesNothing) {
 #ifdef GMA_NO_ALLOCATION_COUNTER
   GTEST_SKIP() << "the sanitizers count for themselves";

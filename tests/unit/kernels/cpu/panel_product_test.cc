@@ -69,6 +69,8 @@ struct Case {
     const int64_t width = outputs(use);
     y.resize(static_cast<size_t>(count * width));
     const auto scratch = hwy::AllocateAligned<uint8_t>(cpu::ProductScratchBytes());
+    cpu::FetchQueue fetch(4);
+    fetch.Add(x.data(), x.size() * sizeof(float));
     const cpu::ProductArgs args = {.weights = &weights,
                                    .use = use,
                                    .tokens = count,
@@ -76,6 +78,7 @@ struct Case {
                                    .rounded = {q.data() + first * stride, scales.data() + first,
                                                sums.data() + first * stride / 32},
                                    .x_stride = stride,
+                                   .fetch = &fetch,
                                    .y = y.data(),
                                    .y_stride = width};
     const int64_t middle = weights.panels() / 4 * 2;
