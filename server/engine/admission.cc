@@ -149,7 +149,9 @@ absl::Status EngineCore::BeginSessionTurn(Request& request, Session& session) {
   }
   const bool new_input = !input.empty();
   if (!fresh) request.input.marks.clear();
-  StartTurn(request, session, request.generates ? TurnKind::kAnswer : TurnKind::kAppend, new_input);
+  const TurnKind kind = request.generates ? TurnKind::kAnswer : TurnKind::kAppend;
+  GMA_RETURN_IF_ERROR(JournalBegin(request, session, kind, new_input));
+  StartTurn(request, session, kind, new_input);
   return absl::OkStatus();
 }
 
@@ -159,10 +161,15 @@ void EngineCore::StartTurn(Request& request, Session& session, TurnKind kind, bo
   request.cached_tokens = session.fed();
   request.context_before = session.context_tokens();
   turns_[session.number()].active = &request;
+  ++session.stored().version;
   BeginHistory(request, session);
   table_.BeginTurn(session, kind, new_input);
   request.candidates.push_back(MakeCandidate(request, 0, &session));
   request.live = 1;
+  if (request.held_by == 0) EnterTurn(request, session);
+}
+
+void EngineCore::EnterTurn(Request& request, Session& session) {
   const std::vector<size_t> marks = std::exchange(request.input, {}).marks;
   if (session.context_tokens() == 0 && !request.rewind) StartFromPrefix(request, marks);
   if (request.generates) EnterRecorded(request);

@@ -1,6 +1,8 @@
 // Messages that wait until what they are for is at hand: a session in the pool, or free rows.
 #include <algorithm>
+#include <deque>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <variant>
 
@@ -10,9 +12,24 @@
 namespace gma {
 namespace {
 
+constexpr size_t kMostWaiting = 1024;  // messages for one session, or for rows
+
 bool IsOf(const EngineMessage& message, const TokenStream* stream) {
   const auto* generate = std::get_if<GenerateMessage>(&message);
   return generate != nullptr && generate->stream.get() == stream;
+}
+
+absl::Duration WaitsUntil(const EngineMessage& message) {
+  return std::visit([](const auto& typed) { return DeadlineOf(typed); }, message);
+}
+
+bool IsAbandoned(const EngineMessage& message) {
+  return std::visit(
+      [](const auto& typed) {
+        if constexpr (requires { typed.stream->cancelled(); }) return typed.stream->cancelled();
+        return false;
+      },
+      message);
 }
 
 }  // namespace
@@ -32,9 +49,24 @@ void EngineCore::Dispatch(EngineMessage& message) {
 
 template <typename Message>
 bool EngineCore::Prepare(EngineMessage& posted, const Message& message) {
+  constexpr bool kRecovers = std::is_same_v<Message, RecoverMessage>;
   Session* session = nullptr;
   if (const auto address = AddressOf(message)) {
+    const auto waking = waking_.find(Name(address->owner, address->id));
+    if (waking != waking_.end() && !kRecovers) {
+      WaitIn(waking->second.messages, posted);
+      return false;
+    }
     session = table_.Peek(address->owner, address->id);
+    if (session == nullptr && keeper_ != nullptr && !kRecovers) {
+      const bool sleeps = table_.PeekSleeping(address->owner, address->id) != nullptr;
+      const bool known =
+          sleeps ? kTakesSleeping<Message> : table_.RemembersEnd(address->owner, address->id);
+      if (!known) {
+        BeginWaking(posted, *address);
+        return false;
+      }
+    }
     const bool parked = session != nullptr && session->tier() == SessionTier::kMemory;
     if (parked && WantsOwnRow(message) && !Wake(*session)) {
       WaitForRoom(posted);
@@ -48,7 +80,58 @@ bool EngineCore::Prepare(EngineMessage& posted, const Message& message) {
   return false;
 }
 
-void EngineCore::WaitForRoom(EngineMessage& message) { Refuse(message, NoRowError()); }
+void EngineCore::WaitIn(std::deque<EngineMessage>& messages, EngineMessage& message) {
+  if (messages.size() >= kMostWaiting) return Refuse(message, NoRowError());
+  messages.push_back(std::move(message));
+}
+
+void EngineCore::WaitForRoom(EngineMessage& message) {
+  BalanceMemory();
+  // Rows come free as the sessions that are on their way to disk get there.
+  if (leaving_bytes_ == 0 || shutting_down_) return Refuse(message, NoRowError());
+  WaitIn(for_room_, message);
+}
+
+void EngineCore::DispatchWaiting() {
+  for (EngineMessage& message : std::exchange(for_room_, {})) Dispatch(message);
+}
+
+void EngineCore::EndOverdueWaiting(absl::Duration now) {
+  const auto sweep = [&](std::deque<EngineMessage>& messages) {
+    std::deque<EngineMessage> kept;
+    for (EngineMessage& message : std::exchange(messages, {})) {
+      if (IsAbandoned(message)) {
+        Refuse(message, absl::CancelledError("the reader of the stream is gone"));
+      } else if (WaitsUntil(message) <= now) {
+        Refuse(message, absl::DeadlineExceededError("the request's deadline has passed"));
+      } else {
+        kept.push_back(std::move(message));
+      }
+    }
+    messages = std::move(kept);
+  };
+  if (!for_room_.empty()) sweep(for_room_);
+  for (auto& [name, waking] : waking_) sweep(waking.messages);
+}
+
+absl::Duration EngineCore::NextWaitingDeadline() const {
+  absl::Duration next = absl::InfiniteDuration();
+  for (const EngineMessage& message : for_room_) next = std::min(next, WaitsUntil(message));
+  for (const auto& [name, waking] : waking_) {
+    for (const EngineMessage& message : waking.messages) next = std::min(next, WaitsUntil(message));
+  }
+  return next;
+}
+
+void EngineCore::RefuseWaiting(const absl::Status& status) {
+  std::deque<EngineMessage> messages = std::exchange(for_room_, {});
+  for (auto& [name, waking] : waking_) {
+    for (EngineMessage& message : std::exchange(waking.messages, {})) {
+      messages.push_back(std::move(message));
+    }
+  }
+  for (EngineMessage& message : messages) Refuse(message, status);
+}
 
 void EngineCore::Refuse(EngineMessage& message, const absl::Status& status) {
   metrics_.request_error[status.code()]->Increment();
@@ -66,12 +149,20 @@ void EngineCore::Refuse(EngineMessage& message, const absl::Status& status) {
 }
 
 std::unique_ptr<GenerateMessage> EngineCore::TakeWaiting(const TokenStream* stream) {
-  const auto found = std::find_if(for_room_.begin(), for_room_.end(),
-                                  [&](const EngineMessage& one) { return IsOf(one, stream); });
-  if (found == for_room_.end()) return nullptr;
-  auto message = std::make_unique<GenerateMessage>(std::get<GenerateMessage>(std::move(*found)));
-  for_room_.erase(found);
-  return message;
+  const auto take = [&](std::deque<EngineMessage>& messages) {
+    std::unique_ptr<GenerateMessage> taken;
+    const auto found = std::find_if(messages.begin(), messages.end(),
+                                    [&](const EngineMessage& one) { return IsOf(one, stream); });
+    if (found == messages.end()) return taken;
+    taken = std::make_unique<GenerateMessage>(std::get<GenerateMessage>(std::move(*found)));
+    messages.erase(found);
+    return taken;
+  };
+  std::unique_ptr<GenerateMessage> taken = take(for_room_);
+  for (auto it = waking_.begin(); taken == nullptr && it != waking_.end(); ++it) {
+    taken = take(it->second.messages);
+  }
+  return taken;
 }
 
 }  // namespace gma

@@ -66,11 +66,13 @@ void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishR
   if (began) {
     table_.KeepAutomatic(*request.session);
     KeepPrefix(request, *request.session);
+    JournalEnd(request, reason, /*failed=*/false);
     EndReader(request, absl::OkStatus());
   } else {
     request.stream->Finish(std::get<FinishedEvent>(std::move(numbered)));
   }
   BeginNextTurn(request);
+  if (request.when_over != nullptr) request.when_over();
 }
 
 void EngineCore::FinishAppend(Request& request) {
@@ -91,8 +93,16 @@ void EngineCore::FinishAppend(Request& request) {
   }
   SessionSnapshotInfo info = InfoOf(session);
   info.appended_tokens = appended;
+  EngineCallback<SessionSnapshotInfo> done = std::move(request.done);
+  if (request.rewind && !request.replays) {
+    AnswerSaved(session, [done = std::move(done), info](const absl::Status& status) mutable {
+      status.ok() ? done(info) : done(status);
+    });
+    return BeginNextTurn(request);
+  }
+  JournalEnd(request, FinishReason::kNone, /*failed=*/false);
   BeginNextTurn(request);
-  request.done(info);
+  done(info);
 }
 
 void EngineCore::Cancel(Request& request, bool by_client) {
@@ -126,19 +136,33 @@ void EngineCore::Fail(Request& request, const absl::Status& status) {
   } else if (request.stream != nullptr) {
     request.stream->Close(status);
   }
+  if (request.history != nullptr) JournalEnd(request, FinishReason::kNone, /*failed=*/true);
   BeginNextTurn(request);
   if (!request.generates) request.done(status);
+  if (request.when_over != nullptr) request.when_over();
 }
 
 void EngineCore::EndSession(Session& session, SessionEnd end, const absl::Status& status) {
+  const std::string owner = session.owner().name;
+  const SessionId id = session.id();
+  const StoredState stored = session.stored();
   const auto it = turns_.find(session.number());
   if (it != turns_.end()) {
     // Taken out first: the end of the active turn must not begin the next one.
     const std::deque<Request*> waiting = std::exchange(it->second.waiting, {});
+    // Nothing of it is written any more: of a lost session the store has all that it takes.
+    it->second.active->left = true;
     Fail(*it->second.active, status);
     for (Request* request : waiting) Fail(*request, status);
   }
+  if (end == SessionEnd::kClosed && stored.exists) {
+    keeper_->Remove({.owner = owner, .id = id}, stored.epoch);
+  }
+  if (table_.Peek(owner, id) != &session) return;  // it was on its way from the store
   histories_.erase(session.number());
+  if (end == SessionEnd::kLost && journals() && stored.exists && !stored.needs_snapshot) {
+    return table_.Forget(session);  // who asks for it next finds it there
+  }
   table_.Erase(session, end, clock_.Monotonic());
 }
 
@@ -152,6 +176,7 @@ void EngineCore::EndRequest(Request& request) {
   const absl::Duration now = clock_.Monotonic();
   const RequestState state = std::exchange(request.state, RequestState::kEnded);
   ended_some_ = true;
+  held_.erase(request.held_by);
   (state == RequestState::kRunning ? shared_->running : shared_->waiting).fetch_sub(1);
   if (request.generates) {
     by_stream_.erase(request.stream.get());

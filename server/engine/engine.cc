@@ -22,14 +22,22 @@ constexpr size_t kSessionCallPlaces = 1024;  // of the mailbox, besides those of
 class EngineImpl final : public Engine {
  public:
   EngineImpl(const EngineOptions& options, CompiledDecoder& decoder, TokenTextFunction token_text,
-             const Clock& clock, Metrics& metrics, std::unique_ptr<StatePool> pool)
+             const Clock& clock, Metrics& metrics, std::unique_ptr<StatePool> pool,
+             std::unique_ptr<Keeper> keeper)
       : options_(options),
         clock_(clock),
         metrics_(metrics),
         rows_total_(pool->capacity()),
         shared_(std::make_shared<EngineShared>(static_cast<size_t>(options.max_waiting) +
                                                kSessionCallPlaces)),
-        core_(options, decoder, std::move(token_text), clock, metrics, std::move(pool), shared_) {}
+        keeper_(std::move(keeper)),
+        core_(options, decoder, std::move(token_text), clock, metrics, std::move(pool), shared_,
+              keeper_.get()) {
+    if (keeper_ == nullptr) return;
+    keeper_->Start([shared = shared_](absl::AnyInvocable<void()> work) {
+      shared->mailbox.PostUnbounded(WorkMessage{.run = std::move(work)});
+    });
+  }
   ~EngineImpl() override { Shutdown(); }
 
   absl::StatusOr<std::shared_ptr<TokenStream>> Generate(GenerateSpec spec,
@@ -126,6 +134,7 @@ class EngineImpl final : public Engine {
   Metrics& metrics_;
   const int32_t rows_total_;
   const std::shared_ptr<EngineShared> shared_;
+  const std::unique_ptr<Keeper> keeper_;  // null: there is no store
   EngineCore core_;
   std::atomic<bool> stopping_{false};
   bool shut_down_ = false;
@@ -252,6 +261,7 @@ void EngineImpl::Shutdown() {
   // From here on this thread is the engine's; what was posted before the box closed is ended too.
   shared_->mailbox.Close();
   core_.EndAll();
+  if (keeper_ != nullptr) core_.SaveAll();
 }
 
 }  // namespace
@@ -263,14 +273,15 @@ absl::Status TakenOverError() {
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options,
                                                        CompiledDecoder& decoder,
                                                        TokenTextFunction token_text,
-                                                       const Clock& clock, Metrics& metrics) {
+                                                       const Clock& clock, Metrics& metrics,
+                                                       std::unique_ptr<Keeper> keeper) {
   GMA_CHECK(options.max_batch_rows >= 1 && options.max_step_tokens >= 1);
   GMA_CHECK(options.max_waiting >= 1 && options.stream_capacity >= kMostAnswers);
   GMA_CHECK(options.resume_events >= 1);
   GMA_ASSIGN_OR_RETURN(std::unique_ptr<StatePool> pool,
                        StatePool::Create(decoder.state_layout(), options.max_sessions));
   return std::make_unique<EngineImpl>(options, decoder, std::move(token_text), clock, metrics,
-                                      std::move(pool));
+                                      std::move(pool), std::move(keeper));
 }
 
 }  // namespace gma

@@ -23,6 +23,7 @@
 #include "model/decoder/compiled_decoder.h"
 #include "model/sampling/sampling_params.h"
 #include "server/engine/engine_types.h"
+#include "server/engine/keeper.h"
 #include "server/engine/token_stream.h"
 #include "server/metrics/metrics.h"
 #include "server/session/session_id.h"
@@ -38,12 +39,14 @@ absl::Status TakenOverError();
 // THREADS: any, except where noted. Lives until Shutdown was called and the thread was joined.
 class Engine {
  public:
+  // `keeper`: of the store that sessions are kept in; null: there is none.
   // REQUIRES: decoder, clock and metrics outlive the engine.
   // ERRORS: kResourceExhausted when the pool does not fit into memory.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options,
                                                         CompiledDecoder& decoder,
                                                         TokenTextFunction token_text,
-                                                        const Clock& clock, Metrics& metrics);
+                                                        const Clock& clock, Metrics& metrics,
+                                                        std::unique_ptr<Keeper> keeper = nullptr);
   virtual ~Engine() = default;
 
   // Starts an answer. Refusals that need no look at the session come at once, before anything is

@@ -11,7 +11,8 @@ namespace gma {
 
 EngineCore::EngineCore(const EngineOptions& options, CompiledDecoder& decoder,
                        TokenTextFunction token_text, const Clock& clock, Metrics& metrics,
-                       std::unique_ptr<StatePool> pool, std::shared_ptr<EngineShared> shared)
+                       std::unique_ptr<StatePool> pool, std::shared_ptr<EngineShared> shared,
+                       Keeper* keeper)
     : options_(options),
       decoder_(decoder),
       token_text_(std::move(token_text)),
@@ -19,6 +20,7 @@ EngineCore::EngineCore(const EngineOptions& options, CompiledDecoder& decoder,
       metrics_(metrics),
       pool_(std::move(pool)),
       shared_(std::move(shared)),
+      keeper_(keeper),
       table_({.max_sessions_per_owner = options.max_sessions_per_owner,
               .past = options.past,
               .park_bytes = options.park_memory_bytes}),
@@ -38,8 +40,12 @@ bool EngineCore::Tick() {
   const bool had_messages = !messages_.empty();
   messages_.clear();  // they hold streams and callbacks
   const absl::Duration now = clock_.Monotonic();
+  DispatchWaiting();
   EndOverdue(now);
+  EndOverdueWaiting(now);
   ExpireSessions(now);
+  if (keeper_ != nullptr) SaveUnsaved(now);
+  BalanceMemory();
   const bool delivered = PumpReaders();
   const bool stepped = RunStep();
   const bool did_something = had_messages || delivered || stepped || ended_some_;
@@ -57,6 +63,9 @@ void EngineCore::EndOverdue(absl::Duration now) {
     if (request.state == RequestState::kEnded) continue;
     if (request.stream != nullptr && request.stream->cancelled()) {
       Cancel(request, /*by_client=*/false);
+    } else if (request.detached && request.journaled && shared_->draining) {
+      request.left = true;  // whoever has the session next goes on with it
+      Fail(request, absl::UnavailableError("the server is shutting down"));
     } else if (request.detached && (request.deadline <= now || shared_->draining)) {
       Cancel(request, /*by_client=*/true);
     } else if (request.deadline <= now) {
@@ -83,15 +92,22 @@ void EngineCore::SweepEnded() {
 }
 
 absl::Duration EngineCore::NextTimer() const {
-  absl::Duration next = table_.NextExpiry();
+  absl::Duration next = std::min(table_.NextExpiry(), next_save_);
+  // The age of what the store has not taken grows by itself.
+  if (keeper_ != nullptr && StoreLag() > absl::ZeroDuration()) {
+    next = std::min(next, clock_.Monotonic() + absl::Seconds(1));
+  }
+  next = std::min(next, NextWaitingDeadline());
   for (const auto& request : requests_) next = std::min(next, request->deadline);
   return next;
 }
 
 void EngineCore::EndAll() {
   const absl::Status status = absl::UnavailableError("the server is shutting down");
+  shutting_down_ = true;
   TakeMessages();
   messages_.clear();
+  RefuseWaiting(status);
   // Those that wait for a session go first: else the end of a turn would begin the next one.
   for (const bool waiting : {true, false}) {
     for (size_t i = 0; i < requests_.size(); ++i) {
@@ -119,6 +135,10 @@ void EngineCore::UpdateGauges() {
   metrics_.turns_detached->Set(static_cast<double>(detached_));
   for (const SessionTier tier : {SessionTier::kPool, SessionTier::kMemory, SessionTier::kDisk}) {
     metrics_.sessions[static_cast<TierLabel>(tier)]->Set(table_.count(tier));
+  }
+  if (keeper_ != nullptr) {
+    metrics_.store_lag->Set(absl::ToDoubleSeconds(StoreLag()));
+    metrics_.store_bytes->Set(static_cast<double>(table_.stored_bytes()));
   }
   metrics_.session_parked_bytes->Set(static_cast<double>(table_.parked_bytes()));
   metrics_.prefix_bytes->Set(static_cast<double>(prefixes_.bytes()));

@@ -7,9 +7,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -19,6 +21,9 @@
 #include "model/state/state_pool.h"
 #include "server/engine/engine.h"
 #include "server/engine/engine_shared.h"
+#include "server/engine/keeper.h"
+#include "server/engine/message_address.h"
+#include "server/engine/recovery.h"
 #include "server/engine/request.h"
 #include "server/engine/turn_history.h"
 #include "server/engine/turn_replays.h"
@@ -35,7 +40,7 @@ class EngineCore {
   // All arguments are borrowed or shared as Engine::Create says.
   EngineCore(const EngineOptions& options, CompiledDecoder& decoder, TokenTextFunction token_text,
              const Clock& clock, Metrics& metrics, std::unique_ptr<StatePool> pool,
-             std::shared_ptr<EngineShared> shared);
+             std::shared_ptr<EngineShared> shared, Keeper* keeper);
 
   // As Engine::Tick.
   bool Tick();
@@ -43,6 +48,9 @@ class EngineCore {
   absl::Duration NextTimer() const;
   // Ends everything with kUnavailable, what is still in the mailbox included.
   void EndAll();
+  // Writes every session to the store, as far as it is not there already, and waits for that.
+  // REQUIRES: EndAll was called; there is a store.
+  void SaveAll();
   // Aborts unless every state row belongs to exactly one session, and the counters agree. Looks at
   // every session; each step checks the rows in it by itself.
   void CheckOwnership() const;
@@ -64,12 +72,73 @@ class EngineCore {
   bool Prepare(EngineMessage& posted, const Message& message);
   // There is no row for the message: it waits for one that is on its way, or is refused.
   void WaitForRoom(EngineMessage& message);
+  void WaitIn(std::deque<EngineMessage>& messages, EngineMessage& message);
   void Refuse(EngineMessage& message, const absl::Status& status);
   // Those that wait and need not any more.
   void DispatchWaiting();
   void EndOverdueWaiting(absl::Duration now);
+  absl::Duration NextWaitingDeadline() const;
+  void RefuseWaiting(const absl::Status& status);  // all of them
   // Takes the message of `stream` out of those that wait; null: there is none.
   std::unique_ptr<GenerateMessage> TakeWaiting(const TokenStream* stream);
+
+  // waking.cc: sessions that come from the store.
+  using Name = std::pair<std::string, SessionId>;  // owner and id
+  struct Waking {
+    std::deque<EngineMessage> messages;  // that wait for it
+    absl::Duration since;
+    bool recovering = false;  // it is here, and catches up
+  };
+  // The message waits for its session, which is asked for.
+  void BeginWaking(EngineMessage& message, const SessionAddress& address);
+  void OnClaimed(const Name& name, absl::StatusOr<ClaimedSession> claimed);
+  Session& Restore(const Name& name, ClaimedSession& claimed);
+  void EndWaking(const Name& name, const absl::Status& status);
+  SessionSnapshotInfo InfoOf(const SessionId& id, const SleepingSession& session) const;
+
+  // moving.cc: sessions that go to the store.
+  //
+  // Moves sessions that were used longest ago from memory to disk, until there is some room.
+  void BalanceMemory();
+  bool BeginMove(Session& session);
+  // What happens once a snapshot was written, or was not.
+  using SavedCallback = absl::AnyInvocable<void(const absl::Status&)>;
+  // Writes a snapshot; false: it cannot be asked for now. `done` may be null. REQUIRES: idle.
+  bool Save(Session& session, SavedCallback done);
+  void OnSaved(const Name& name, uint64_t number, uint64_t version, int64_t fed,
+               const absl::StatusOr<Written>& written);
+  absl::Status CheckStoreQuota(const Session& session, int64_t bytes) const;
+  int64_t SnapshotBytes(const Session& session) const;
+  SessionImage ImageOf(const Session& session) const;
+  // The store's copy is not what it should be: it is tried again every second.
+  void MarkUnsaved(Session& session);
+  void SaveUnsaved(absl::Duration now);
+  // The store has refused a write because another server has the session.
+  void OnMoved(Session& session);
+  absl::Duration StoreLag() const;
+
+  // journal.cc: turns, written down.
+  bool journals() const { return keeper_ != nullptr && options_.durability != Durability::kNone; }
+  // To be called before the turn changes anything; it is held until it may start.
+  // ERRORS: kUnavailable, kResourceExhausted: the turn must not begin.
+  absl::Status JournalBegin(Request& request, Session& session, TurnKind kind, bool new_input);
+  void JournalEnd(Request& request, FinishReason reason, bool failed);
+  void OnBeginWritten(uint64_t ticket, const Name& name, const absl::StatusOr<Written>& written);
+  void Release(Request& request);
+  bool AppendRecord(Session& session, JournalRecord record, Keeper::Done<Written> done);
+  // Counts a record that was written or not; returns the session, if it is still there.
+  Session* OnAppended(const Name& name, const absl::StatusOr<Written>& written);
+  // What a session holds has changed by other means than a turn: answers when that is written, as
+  // far as the durability asks for it.
+  void AnswerSaved(Session& session, SavedCallback answer);
+  void JournalOpen(Session& session, SavedCallback answer);
+
+  // recovery.cc: sessions that lived through more than their snapshot tells.
+  void Recover(const Name& name, ClaimedSession claimed);
+  void OnMessage(RecoverMessage message);
+  void OnMessage(WorkMessage message) { message.run(); }
+  void FeedAgain(const Name& name, Session& session, std::vector<int32_t> tokens);
+  void RunLastTurn(const Name& name);
 
   // parking.cc: rows between pool and host memory.
   //
@@ -95,6 +164,8 @@ class EngineCore {
   absl::Status AdmitPrivate(Request& request);
   absl::Status BeginSessionTurn(Request& request, Session& session);
   void StartTurn(Request& request, Session& session, TurnKind kind, bool new_input);
+  // The turn has begun and nothing holds it: what is known goes in, and what needs no step ends.
+  void EnterTurn(Request& request, Session& session);
   void BeginHistory(Request& request, Session& session);
   absl::Status BusyError(const Session& session) const;
   absl::Status CheckQuota(const Owner& owner, int32_t rows);
@@ -140,7 +211,7 @@ class EngineCore {
   // Enters what is due of request.recorded: `again`.
   void EnterRecorded(Request& request);
   // `tokens` enter after `drawn` tokens of the answer, and after the one that is pending.
-  void OnInterjection(const Request& request, int64_t drawn, absl::Span<const int32_t> tokens);
+  void OnInterjection(Request& request, int64_t drawn, absl::Span<const int32_t> tokens);
 
   // prefix.cc.
   //
@@ -156,7 +227,7 @@ class EngineCore {
   void OnMessage(GetMessage message);
   void OnMessage(ListMessage message);
   void OnMessage(CloseMessage message);
-  absl::StatusOr<SessionSnapshotInfo> Open(const OpenMessage& message);
+  absl::StatusOr<Session*> Open(const OpenMessage& message);
   SessionSnapshotInfo InfoOf(const Session& session) const;
   void ExpireSessions(absl::Duration now);
 
@@ -167,8 +238,9 @@ class EngineCore {
   void OnMessage(DeleteCheckpointMessage message);
   void OnMessage(ExportMessage message);
   void OnMessage(ImportMessage message);
-  absl::StatusOr<SessionSnapshotInfo> Import(const ImportMessage& message);
-  absl::StatusOr<SessionSnapshotInfo> Fork(const ForkMessage& message);
+  absl::StatusOr<Session*> Import(const ImportMessage& message);
+  absl::StatusOr<Session*> Fork(const ForkMessage& message);
+  void AnswerInfoSaved(Session& session, EngineCallback<SessionSnapshotInfo> done);
   absl::StatusOr<CheckpointInfo> Keep(const CheckpointMessage& message);
   absl::Status BeginRewind(Request& request, Session& session);
   // As SessionTable::Find, without sessions that have an active turn.
@@ -206,6 +278,8 @@ class EngineCore {
   const std::unique_ptr<StatePool> pool_;  // outlives the table and the requests, which hold rows
   const std::shared_ptr<EngineShared> shared_;
 
+  Keeper* const keeper_;  // null: there is no store
+
   SessionTable table_;
   PrefixCache prefixes_;  // shares rows of checkpoints, which the table counts
   std::vector<std::unique_ptr<Request>> requests_;  // in order of acceptance
@@ -215,6 +289,15 @@ class EngineCore {
   absl::flat_hash_map<uint64_t, std::shared_ptr<TurnHistory>> histories_;
   TurnReplays replays_;
   const size_t parked_row_bytes_;  // of an encoded row
+  absl::flat_hash_map<Name, Waking> waking_;
+  absl::flat_hash_map<Name, std::unique_ptr<Recovery>> recoveries_;
+  absl::flat_hash_map<uint64_t, Request*> held_;  // by Request::held_by
+  uint64_t next_ticket_ = 1;
+  absl::flat_hash_set<uint64_t> moving_;               // numbers of sessions on their way to disk
+  int64_t leaving_bytes_ = 0;                          // of their rows
+  absl::flat_hash_map<Name, absl::Duration> unsaved_;  // since when
+  absl::Duration next_save_ = absl::InfiniteDuration();
+  bool shutting_down_ = false;
   uint64_t next_turn_ = 1;
   bool ended_some_ = false;          // since the last sweep
   double mean_request_seconds_ = 1;  // moving average, for retry hints

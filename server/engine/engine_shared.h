@@ -105,11 +105,22 @@ struct RewindMessage {
   absl::Duration accepted_at;
 };
 
+// The rest of a session's recovery, once its row is in the pool.
+struct RecoverMessage {
+  std::string owner;
+  SessionId id;
+  EngineCallback<SessionSnapshotInfo> done;  // called when it cannot be
+};
+// What another thread has for the engine's.
+struct WorkMessage {
+  absl::AnyInvocable<void()> run;
+};
+
 using EngineMessage =
     std::variant<GenerateMessage, AppendMessage, BargeInMessage, ResumeMessage, CancelMessage,
                  OpenMessage, GetMessage, ListMessage, CloseMessage, ForkMessage, CheckpointMessage,
                  ListCheckpointsMessage, DeleteCheckpointMessage, PinMessage, ExportMessage,
-                 ImportMessage, RewindMessage>;
+                 ImportMessage, RewindMessage, RecoverMessage, WorkMessage>;
 
 // Shared with token streams too, whose readers may outlive the engine. THREADS: any.
 struct EngineShared {

@@ -24,6 +24,13 @@
 
 namespace gma {
 
+// What survives the end of the process, where there is a store (docs/SESSIONS.md, "Durability").
+enum class Durability {
+  kNone,      // sessions that were parked to disk, and all of them after an orderly shutdown
+  kInterval,  // turns are written down before they start, and synced every so often
+  kAlways,    // and synced before they start
+};
+
 struct EngineOptions {
   int32_t max_sessions = 128;            // state rows in the pool
   int32_t max_waiting = 256;             // requests accepted and not scheduled yet
@@ -37,6 +44,9 @@ struct EngineOptions {
   size_t prefix_bytes = 0;          // of states kept for requests that begin alike; 0: none
   int64_t park_memory_bytes = int64_t{1} << 30;     // of parked rows and of all checkpoints
   RowEncoding park_format = RowEncoding::kFloat32;  // of parked rows, and in the store
+  Durability durability = Durability::kInterval;
+  int64_t snapshot_tokens = 4096;  // fed since the last snapshot, until the next turn makes one
+  int64_t owner_disk_bytes = INT64_MAX;  // of one owner's sessions in the store
   // Events of a session's last turn that are kept for Resume, the last ones; >= 1.
   int64_t resume_events = 65536;
   // How long a turn on a session whose reader is gone waits for a Resume; zero: it ends at once.

@@ -63,7 +63,8 @@ void EngineCore::EnterInput(Request& request, absl::Span<const int32_t> close,
                          .tokens = count,
                          .text = answer.judge->Flush(),
                          .request_id = request_id};
-  if (request.state == RequestState::kQueued) {
+  // What was not written down yet is not told either.
+  if (request.state == RequestState::kQueued || request.held_by != 0) {
     request.entered.push_back(std::move(event));
   } else {
     Emit(request, std::move(event));
@@ -78,9 +79,6 @@ void EngineCore::EnterRecorded(Request& request) {
     EnterInput(request, {}, input.tokens, /*request_id=*/{}, /*again=*/true);
   }
 }
-
-void EngineCore::OnInterjection(const Request& /*request*/, int64_t /*drawn*/,
-                                absl::Span<const int32_t> /*tokens*/) {}
 
 void EngineCore::OnMessage(BargeInMessage message) {
   Request* const answer = AnswerOf(message.spec);

@@ -26,29 +26,41 @@ absl::StatusOr<Session*> EngineCore::FindIdle(const std::string& owner, const Se
   return session;
 }
 
-void EngineCore::OnMessage(ForkMessage message) {
-  absl::StatusOr<SessionSnapshotInfo> info = Fork(message);
-  message.done(std::move(info));
+void EngineCore::AnswerInfoSaved(Session& session, EngineCallback<SessionSnapshotInfo> done) {
+  const SessionSnapshotInfo info = EngineCore::InfoOf(session);
+  AnswerSaved(session, [done = std::move(done), info](const absl::Status& status) mutable {
+    status.ok() ? done(info) : done(status);
+  });
 }
 
-absl::StatusOr<SessionSnapshotInfo> EngineCore::Fork(const ForkMessage& message) {
+void EngineCore::OnMessage(ForkMessage message) {
+  absl::StatusOr<Session*> session = Fork(message);
+  if (!session.ok()) return message.done(session.status());
+  AnswerInfoSaved(**session, std::move(message.done));
+}
+
+absl::StatusOr<Session*> EngineCore::Fork(const ForkMessage& message) {
   GMA_ASSIGN_OR_RETURN(const Session* const source, FindIdle(message.owner, message.id));
   GMA_RETURN_IF_ERROR(CheckQuota(source->owner(), 1));
   if (!MakeRows(1, source)) return NoRowError();
   GMA_ASSIGN_OR_RETURN(StateRow row, pool_->AcquireCopy(source->row()));
-  const Session& fork = table_.InsertFork(*source, std::move(row), clock_.Monotonic());
+  Session& fork = table_.InsertFork(*source, std::move(row), clock_.Monotonic());
   metrics_.session_forks->Increment();
   GMA_LOG(kInfo, "session_forked",
           {{"session", fork.id().Short()},
            {"of", source->id().Short()},
            {"context_tokens", fork.context_tokens()},
            {"rows_used", pool_->used()}});
-  return EngineCore::InfoOf(fork);
+  return &fork;
 }
 
 void EngineCore::OnMessage(CheckpointMessage message) {
   absl::StatusOr<CheckpointInfo> info = Keep(message);
-  message.done(std::move(info));
+  if (!info.ok()) return message.done(info.status());
+  AnswerSaved(*table_.Peek(message.owner, message.id),
+              [done = std::move(message.done), info](const absl::Status& status) mutable {
+                status.ok() ? done(info) : done(status);
+              });
 }
 
 absl::StatusOr<CheckpointInfo> EngineCore::Keep(const CheckpointMessage& message) {
@@ -72,7 +84,7 @@ void EngineCore::OnMessage(DeleteCheckpointMessage message) {
   if (!session.ok()) return message.done(session.status());
   const absl::Status status = (*session)->DropCheckpoint(message.name);
   if (!status.ok()) return message.done(status);
-  message.done(EngineCore::InfoOf(**session));
+  AnswerInfoSaved(**session, std::move(message.done));
 }
 
 void EngineCore::OnMessage(ExportMessage message) {
@@ -88,11 +100,12 @@ void EngineCore::OnMessage(ExportMessage message) {
 }
 
 void EngineCore::OnMessage(ImportMessage message) {
-  absl::StatusOr<SessionSnapshotInfo> info = Import(message);
-  message.done(std::move(info));
+  absl::StatusOr<Session*> session = Import(message);
+  if (!session.ok()) return message.done(session.status());
+  AnswerInfoSaved(**session, std::move(message.done));
 }
 
-absl::StatusOr<SessionSnapshotInfo> EngineCore::Import(const ImportMessage& message) {
+absl::StatusOr<Session*> EngineCore::Import(const ImportMessage& message) {
   const SessionImage& image = message.image;
   Owner& owner = table_.OwnerOf(message.owner);
   GMA_RETURN_IF_ERROR(CheckQuota(owner, 1));
@@ -108,7 +121,7 @@ absl::StatusOr<SessionSnapshotInfo> EngineCore::Import(const ImportMessage& mess
           {{"session", session.id().Short()},
            {"context_tokens", session.context_tokens()},
            {"rows_used", pool_->used()}});
-  return EngineCore::InfoOf(session);
+  return &session;
 }
 
 absl::Status EngineCore::BeginRewind(Request& request, Session& session) {

@@ -16,6 +16,7 @@
 #include "server/engine/engine.h"
 #include "server/engine/token_stream.h"
 #include "server/engine/turn_history.h"
+#include "server/session/journal_record.h"
 #include "server/session/session.h"
 
 namespace gma {
@@ -87,6 +88,15 @@ struct Request {
   bool recovered = false;
   int64_t unread_tokens = 0;
   std::deque<RecordedInput> recorded;
+  bool replays = false;                       // feeds what the session has lived through
+  std::optional<TurnEndRecord> recorded_end;  // how that turn ended, if it did
+  absl::AnyInvocable<void()> when_over;       // of that turn
+
+  // The turn is being written down and must not start yet; the number of that write.
+  uint64_t held_by = 0;
+  bool journaled = false;      // its beginning is in the journal, so its end has to be
+  bool left = false;           // unfinished, to be run again by who has the session next
+  std::vector<int32_t> drawn;  // all tokens drawn, for the journal
   SamplingParams sampling;
   StopParams stop;
   int32_t n = 1;

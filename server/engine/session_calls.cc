@@ -23,11 +23,16 @@ EvictionLabel ExpiryOf(SessionTier tier) {
 }  // namespace
 
 void EngineCore::OnMessage(OpenMessage message) {
-  absl::StatusOr<SessionSnapshotInfo> info = Open(message);
-  message.done(std::move(info));
+  absl::StatusOr<Session*> session = Open(message);
+  if (!session.ok()) return message.done(session.status());
+  const SessionSnapshotInfo info = InfoOf(**session);
+  JournalOpen(**session,
+              [done = std::move(message.done), info](const absl::Status& status) mutable {
+                status.ok() ? done(info) : done(status);
+              });
 }
 
-absl::StatusOr<SessionSnapshotInfo> EngineCore::Open(const OpenMessage& message) {
+absl::StatusOr<Session*> EngineCore::Open(const OpenMessage& message) {
   const OpenSpec& spec = message.spec;
   Owner& owner = table_.OwnerOf(spec.owner);
   GMA_RETURN_IF_ERROR(CheckQuota(owner, 1));
@@ -40,10 +45,12 @@ absl::StatusOr<SessionSnapshotInfo> EngineCore::Open(const OpenMessage& message)
           {{"session", session.id().Short()},
            {"ttl_seconds", absl::ToInt64Seconds(ttl)},
            {"rows_used", pool_->used()}});
-  return InfoOf(session);
+  return &session;
 }
 
 void EngineCore::OnMessage(GetMessage message) {
+  const SleepingSession* const sleeping = table_.PeekSleeping(message.owner, message.id);
+  if (sleeping != nullptr) return message.done(InfoOf(message.id, *sleeping));
   absl::StatusOr<Session*> session = table_.Find(message.owner, message.id, clock_.Monotonic());
   if (!session.ok()) return message.done(session.status());
   message.done(InfoOf(**session));
@@ -58,6 +65,14 @@ void EngineCore::OnMessage(ListMessage message) {
 }
 
 void EngineCore::OnMessage(CloseMessage message) {
+  const SleepingSession* const sleeping = table_.PeekSleeping(message.owner, message.id);
+  if (sleeping != nullptr) {
+    const SessionSnapshotInfo info = InfoOf(message.id, *sleeping);
+    keeper_->Remove({.owner = message.owner, .id = message.id}, sleeping->epoch);
+    table_.EraseSleeping(table_.OwnerOf(message.owner), message.id, SessionEnd::kClosed,
+                         clock_.Monotonic());
+    return message.done(info);
+  }
   absl::StatusOr<Session*> session = table_.Find(message.owner, message.id, clock_.Monotonic());
   if (!session.ok()) return message.done(session.status());
   const SessionSnapshotInfo info = InfoOf(**session);

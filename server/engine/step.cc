@@ -52,6 +52,10 @@ void EngineCore::BuildViews() {
   for (const auto& owned : requests_) {
     Request& request = *owned;
     if (request.state != RequestState::kQueued && request.state != RequestState::kRunning) continue;
+    if (request.held_by != 0) {
+      if (!request.candidates.empty()) request.candidates.front().steps_waited = 0;
+      continue;
+    }
     if (request.detached && !HasRoom(request, 1)) {
       ++detached_;
       request.candidates.front().steps_waited = 0;
@@ -208,6 +212,7 @@ void EngineCore::Draw(Request& request, Candidate& candidate, absl::Span<float> 
   }
   const int32_t token = sampled->token;
   session.Draw(token);
+  if (request.journaled) request.drawn.push_back(token);
   candidate.decode_token = token;
   ++drawn_tokens_;
   if (candidate.completion_tokens++ == 0) {
@@ -223,7 +228,10 @@ void EngineCore::Draw(Request& request, Candidate& candidate, absl::Span<float> 
                            .sampled = *std::move(sampled),
                            .text = std::move(verdict.text),
                            .logprobs = request.sampling.top_logprobs >= 0});
-  if (verdict.reason != FinishReason::kNone) {
+  if (request.recorded_end &&
+      candidate.completion_tokens == static_cast<int64_t>(request.recorded_end->drawn.size())) {
+    FinishCandidate(request, candidate, request.recorded_end->reason);
+  } else if (verdict.reason != FinishReason::kNone) {
     FinishCandidate(request, candidate, verdict.reason);
   } else if (!request.recorded.empty()) {
     EnterRecorded(request);

@@ -75,6 +75,14 @@ struct MetricRow {
     "Bytes of state rows of parked sessions in host memory.")                                      \
   X(kSessionRestoreTime, kHistogram, "gma_session_restore_seconds", "tier",                        \
     "Time to bring a session back into the pool, by the tier that it was in.")                     \
+  X(kSnapshotSaveTime, kHistogram, "gma_snapshot_save_seconds", "",                                \
+    "Time to seal a session and write it to the store.")                                           \
+  X(kStoreErrors, kCounter, "gma_store_errors_total", "call",                                      \
+    "Calls of the store that failed; sessions go on from memory.")                                 \
+  X(kStoreLag, kGauge, "gma_store_lag_seconds", "",                                                \
+    "Age of the oldest write that the store has not taken; 0: it has all.")                        \
+  X(kStoreBytes, kGauge, "gma_store_bytes", "",                                                    \
+    "Bytes in the store of the sessions that this server knows.")                                  \
   X(kSessionEvictions, kCounter, "gma_session_evictions_total", "from,to,reason",                  \
     "Sessions moved to a lower tier, or ended (to none), by reason.")                              \
   X(kSessionContextTokens, kHistogram, "gma_session_context_tokens", "",                           \

@@ -17,6 +17,8 @@ using Labels = std::map<std::string, std::string>;
 constexpr std::array kFinishedReasons = {"stop_token", "stop_string", "end_of_text", "length",
                                          "cancelled"};
 
+constexpr std::array kStoreCalls = {"save", "append", "remove", "claim", "list", "sync"};
+
 // Edges of OpenTelemetry's generative AI conventions, with finer ones below 10 ms for tokens: a
 // small recurrent model would fall into one bucket.
 std::vector<double> TokenGapEdges() {
@@ -164,6 +166,12 @@ void BuildStepsAndState(Builder& builder, Metrics& metrics) {
     metrics.session_restore_time[i] =
         builder.Histogram(kSessionRestoreTime, TokenGapEdges(), {{"tier", kTiers[i + 1]}});
   }
+  metrics.snapshot_save_time = builder.Histogram(kSnapshotSaveTime, TokenGapEdges());
+  for (size_t i = 0; i < kStoreCalls.size(); ++i) {
+    metrics.store_errors.Set(i, builder.Counter(kStoreErrors, {{"call", kStoreCalls[i]}}));
+  }
+  metrics.store_lag = builder.Gauge(kStoreLag);
+  metrics.store_bytes = builder.Gauge(kStoreBytes);
   metrics.session_forks = builder.Counter(kSessionForks);
   metrics.session_rewinds = builder.Counter(kSessionRewinds);
   metrics.session_rewind_tokens = builder.Counter(kSessionRewindTokens);
@@ -184,6 +192,10 @@ void BuildStepsAndState(Builder& builder, Metrics& metrics) {
 
 std::string_view FinishedReasonName(FinishedReasonLabel label) {
   return kFinishedReasons[static_cast<size_t>(label)];
+}
+
+std::string_view StoreCallName(StoreCallLabel label) {
+  return kStoreCalls[static_cast<size_t>(label)];
 }
 
 HistogramBatch::HistogramBatch(prometheus::Histogram* target, std::vector<double> edges)
@@ -227,7 +239,7 @@ void Metrics::FlushBatches() {
        {&time_to_first_token, &inter_token_latency, &e2e_request_latency, &request_queue_time,
         &request_prefill_time, &request_decode_time, &request_prompt_tokens,
         &request_generation_tokens, &session_context_tokens, &scheduled_batch_size,
-        &session_restore_time[0], &session_restore_time[1], &iteration_tokens,
+        &session_restore_time[0], &session_restore_time[1], &snapshot_save_time, &iteration_tokens,
         &iteration_latency[0], &iteration_latency[1], &iteration_latency[2]}) {
     (*batch)->Flush();
   }

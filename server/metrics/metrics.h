@@ -80,6 +80,8 @@ enum class EvictionLabel {  // from, to, reason of gma_session_evictions_total
   kMemoryExpired,           // memory, none, idle
   kDiskExpired,             // disk, none, idle
 };
+enum class StoreCallLabel { kSave, kAppend, kRemove, kClaim, kList, kSync };  // call, as named
+std::string_view StoreCallName(StoreCallLabel label);
 enum class TierLabel { kPool, kMemory, kDisk };        // tier: pool, memory, disk
 enum class PhaseLabel { kPrefill, kDecode, kMixed };   // phase: prefill, decode, mixed
 enum class RowUseLabel { kSession, kPrivate, kFree };  // use: session, private, free
@@ -128,6 +130,9 @@ struct Metrics {
   MetricsByLabel<EvictionLabel, prometheus::Counter, 6> session_evictions;
   // By the tier that a session comes from: memory, disk. Engine thread.
   std::array<std::unique_ptr<HistogramBatch>, 2> session_restore_time;
+  std::unique_ptr<HistogramBatch> snapshot_save_time;  // engine thread
+  MetricsByLabel<StoreCallLabel, prometheus::Counter, 6> store_errors;
+  prometheus::Gauge *store_lag, *store_bytes;
   prometheus::Counter *session_forks, *session_rewinds, *session_rewind_tokens, *session_exports,
       *session_imports;
   prometheus::Gauge *session_checkpoints, *session_checkpoint_bytes;

@@ -81,6 +81,7 @@ std::vector<int32_t> Session::Interject(absl::Span<const int32_t> close,
 void Session::BeginTurn(TurnKind kind, bool new_input) {
   SetPhase(SessionPhase::kQueued);
   turn_kind_ = kind;
+  if (kind != TurnKind::kReplay) last_turn_answers_ = kind == TurnKind::kAnswer;
   turn_new_input_ = new_input;
 }
 
@@ -157,6 +158,7 @@ void Session::Restore(const SessionPoint& point, PastImage past) {
   GMA_CHECK(phase_ == SessionPhase::kIdle);
   point_ = point;
   past_.Restore(std::move(past), point);
+  last_turn_answers_ = point.answer_open;
 }
 
 void Session::FeedAgainFrom(int64_t fed) {

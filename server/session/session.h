@@ -45,9 +45,11 @@ struct StoredState {
   int64_t journaled = 0;        // number of its next journal record
   bool exists = false;          // the store holds something of it
   bool needs_snapshot = false;  // the journal has a hole, or cannot tell what happened
+  bool unfinished = false;      // the journal ends in a turn that is to be run again
   int64_t fed_at_snapshot = 0;  // tokens fed when the last snapshot was taken
   int64_t bytes = 0;            // what it takes there
-  int32_t writes = 0;           // that are not answered yet
+  uint64_t version = 1;         // rises with each change of what a snapshot holds
+  uint64_t saved = 0;           // version of the snapshot that the store has
 };
 
 // Times are on Clock::Monotonic(). THREADS: engine thread only.
@@ -82,7 +84,7 @@ class Session {
   // The events of a session are numbered from 1 through all its turns.
   int64_t last_sequence() const { return last_sequence_; }
   int64_t TakeSequence() { return ++last_sequence_; }
-  bool last_turn_answers() const { return turn_kind_ == TurnKind::kAnswer; }
+  bool last_turn_answers() const { return last_turn_answers_; }  // not an Append
   // Chosen by the client for the last turn; empty: none.
   const std::string& turn_key() const { return turn_key_; }
   void set_last_sequence(int64_t number) { last_sequence_ = number; }
@@ -113,6 +115,11 @@ class Session {
   // The turn ended. REQUIRES: a turn is active.
   void EndTurn(absl::Duration now);
 
+  // When it was opened, and when its last turn ended. REQUIRES: idle; in no table yet.
+  void SetTimes(absl::Duration opened_at, absl::Duration idle_since) {
+    opened_at_ = opened_at;
+    idle_since_ = idle_since;
+  }
   // The row goes back to the pool; what it held is `encoded`. REQUIRES: idle.
   void Park(std::shared_ptr<const RowBytes> encoded);
   // Takes `row`, which holds what the parked one did; that one is zeroed and freed once nobody else
@@ -153,13 +160,13 @@ class Session {
   const uint64_t number_;
   StateRow row_;
   std::shared_ptr<const RowBytes> parked_;
-  const absl::Duration ttl_, opened_at_;
-  absl::Duration idle_since_;
+  const absl::Duration ttl_;
+  absl::Duration opened_at_, idle_since_;
   SessionPhase phase_ = SessionPhase::kIdle;
   SessionPoint point_;
   SessionPast past_;
   TurnKind turn_kind_ = TurnKind::kAppend;
-  bool turn_new_input_ = false;
+  bool turn_new_input_ = false, last_turn_answers_ = false;
   int64_t last_sequence_ = 0;
   std::string turn_key_;
   bool pinned_ = false;

@@ -79,6 +79,11 @@ Session& SessionTable::InsertParked(Owner& owner, const SessionId& id,
   auto session = std::make_unique<Session>(owner, id, next_number_++, StateRow(), ttl, now,
                                            SessionPast(options_.past, &checkpoints_));
   session->Park(std::move(row));
+  const auto sleeping = owner.sleeping.find(id);
+  if (sleeping != owner.sleeping.end()) {
+    session->SetTimes(sleeping->second.opened_at, sleeping->second.idle_since);
+    ForgetSleeping(owner, id);
+  }
   return Add(owner, std::move(session));
 }
 
@@ -88,8 +93,8 @@ Session& SessionTable::InsertFork(const Session& source, StateRow row, absl::Dur
   return fork;
 }
 
-std::unique_ptr<Session> SessionTable::InsertPrivate(Owner& owner, StateRow row,
-                                                     absl::Duration now, SessionPast past) {
+std::unique_ptr<Session> SessionTable::InsertPrivate(Owner& owner, StateRow row, absl::Duration now,
+                                                     SessionPast past) {
   GMA_CHECK(row.holds());
   ++owner.held;
   ++private_count_;
@@ -159,6 +164,11 @@ void SessionTable::Erase(Session& session, SessionEnd end, absl::Duration now) {
   Remember(session.owner(),
            {.id = session.id(), .end = end, .ended_at = now, .ttl = session.ttl()});
   Remove(session);
+}
+
+void SessionTable::SetStoredBytes(Session& session, int64_t bytes) {
+  session.owner().stored_bytes += bytes - session.stored().bytes;
+  session.stored().bytes = bytes;
 }
 
 void SessionTable::Forget(Session& session) { Remove(session); }

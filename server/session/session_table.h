@@ -90,10 +90,12 @@ class SessionTable {
 
   // Adds a session with a new random id. REQUIRES: the quota was checked; row.holds().
   Session& Insert(Owner& owner, StateRow row, absl::Duration ttl, absl::Duration now);
-  // Adds a session of that id to tier kMemory. REQUIRES: the owner has none of that id; the room
-  // for the row was reserved.
+  // Adds a session of that id to tier kMemory; one that slept has its times.
+  // REQUIRES: neither pool nor memory has it; the room for the row was reserved.
   Session& InsertParked(Owner& owner, const SessionId& id, std::shared_ptr<const RowBytes> row,
                         absl::Duration ttl, absl::Duration now);
+  // What the session takes in the store, in all.
+  void SetStoredBytes(Session& session, int64_t bytes);
   // Adds a session that goes on from where `source` stands, with its past and its ttl.
   // REQUIRES: as for Insert; `row` is a copy of the row of `source`, which is idle.
   Session& InsertFork(const Session& source, StateRow row, absl::Duration now);
@@ -155,6 +157,7 @@ class SessionTable {
   // Whether `bytes` more of host memory may be taken; automatic checkpoints of the sessions that
   // were used longest ago go for it.
   bool ReserveMemory(size_t bytes);
+  int64_t stored_bytes() const;  // of all owners
   // Keeps room for sessions that are on their way here; `bytes` may be negative.
   void HoldMemory(int64_t bytes) { held_bytes_ += bytes; }
   int64_t memory_bytes() const { return parked_bytes_ + checkpoints_.bytes + held_bytes_; }

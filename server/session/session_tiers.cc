@@ -97,6 +97,12 @@ bool SessionTable::ReserveMemory(size_t bytes) {
   return room();
 }
 
+int64_t SessionTable::stored_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& [name, owner] : owners_) bytes += owner.stored_bytes;
+  return bytes;
+}
+
 void SessionTable::KeepAutomatic(Session& session) {
   session.KeepAutomatic();
   automatic_[session.used_] = &session;  // making room may have taken it off

@@ -63,6 +63,7 @@ absl::StatusOr<StoredSession> FileStore::Claim(const StoreKey& key) {
 
   GMA_ASSIGN_OR_RETURN(StoredSession session, Read(key, held.entry));
   session.epoch = held.entry.epoch + 1;
+  session.ttl = held.ttl();
   // The lock on the directory keeps other servers out and the index keeps the epoch, so a disk that
   // takes no more writes need not keep sessions asleep.
   if (!held.entry.journal_broken) {

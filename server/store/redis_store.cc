@@ -119,11 +119,13 @@ absl::StatusOr<StoredSession> RedisStore::Claim(const StoreKey& key) {
                                    deadline));
   GMA_ASSIGN_OR_RETURN(const std::vector<std::string_view> words, Words(*reply));
   GMA_RETURN_IF_ERROR(Verdict(key, 0, words));
-  if (words.size() < 3) return Unexpected();
+  if (words.size() < 4) return Unexpected();
   GMA_ASSIGN_OR_RETURN(const int64_t epoch, Number(words[1]));
+  GMA_ASSIGN_OR_RETURN(const int64_t ttl, Number(words[3]));
   StoredSession session;
   session.epoch = static_cast<uint64_t>(epoch);
-  session.journal.assign(words.begin() + 3, words.end());
+  session.ttl = absl::Microseconds(ttl);
+  session.journal.assign(words.begin() + 4, words.end());
   if (words[2].empty()) return session;
 
   // Nobody writes under an older epoch any more, and under a newer one the name would be another.

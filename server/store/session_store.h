@@ -25,6 +25,7 @@ struct StoreKey {
 
 struct StoredSession {
   uint64_t epoch = 0;                // of this claim
+  absl::Duration ttl;                // of the last write
   std::string snapshot;              // sealed; empty: none was written yet
   std::vector<std::string> journal;  // sealed records since the snapshot, oldest first
 };

@@ -324,9 +324,10 @@ void SimWorld::CheckInvariants() {
                      metrics_->state_rows[RowUseLabel::kFree]->Value() ==
                  options_.max_sessions,
              "state rows do not add up");
-  SIM_EXPECT(metrics_->session_checkpoint_bytes->Value() <=
-                 static_cast<double>(options_.past.checkpoint_bytes) * options_.max_sessions,
-             "checkpoints beyond the limit");
+  SIM_EXPECT(
+      metrics_->session_checkpoint_bytes->Value() + metrics_->session_parked_bytes->Value() <=
+          static_cast<double>(options_.park_memory_bytes),
+      "parked rows and checkpoints beyond the limit");
   SIM_EXPECT(metrics_->state_nonfinite->Value() <= static_cast<double>(nans_injected_),
              "more non-finite answers than injected");
   SIM_EXPECT(metrics_->step_failures->Value() <= static_cast<double>(faults_injected_),

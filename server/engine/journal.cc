@@ -1,0 +1,229 @@
+// Turns, written down before they start and when they end.
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "server/engine/engine_core.h"
+
+namespace gma {
+namespace {
+
+// Nearly what a record takes in the store.
+int64_t RecordBytes(const std::vector<int32_t>& tokens) {
+  return 512 + static_cast<int64_t>(tokens.size()) * 4;
+}
+
+absl::Status NotWritten(const absl::Status& status) {
+  return absl::UnavailableError(absl::StrCat(
+      "the turn could not be written down and was not begun: ", std::string(status.message())));
+}
+
+}  // namespace
+
+absl::Status EngineCore::JournalBegin(Request& request, Session& session, TurnKind kind,
+                                      bool new_input) {
+  if (keeper_ == nullptr) return absl::OkStatus();
+  StoredState& stored = session.stored();
+  if (!journals()) {
+    // What the store has is of the past from here on, and nobody shall find it there.
+    if (stored.exists) {
+      keeper_->Remove({.owner = session.owner().name, .id = session.id()}, stored.epoch);
+      stored.exists = false;
+      table_.SetStoredBytes(session, 0);
+    }
+    return absl::OkStatus();
+  }
+  const bool always = options_.durability == Durability::kAlways;
+  // Before the turn, so that the store always has the whole of the last one.
+  const bool due =
+      stored.needs_snapshot || session.fed() - stored.fed_at_snapshot > options_.snapshot_tokens;
+  if (due && !Save(session, nullptr)) {
+    MarkUnsaved(session);
+    if (!always) return absl::OkStatus();
+    return NotWritten(absl::ResourceExhaustedError("the store has no room for its snapshot"));
+  }
+  TurnBeginRecord record;
+  record.first_sequence = session.last_sequence() + 1;
+  record.key = request.request_key;
+  record.kind = kind;
+  record.context_before = session.context_tokens();
+  const auto first = request.feed.begin() + (session.pending() ? 1 : 0);
+  record.feed.assign(first, request.feed.end());
+  record.new_input = new_input;
+  if (request.generates) {
+    record.sampling = request.sampling;
+    record.stop = request.stop;
+  }
+  const absl::Status quota = CheckStoreQuota(session, stored.bytes + RecordBytes(record.feed));
+  const uint64_t ticket = next_ticket_++;
+  const Name name(session.owner().name, session.id());
+  const bool asked =
+      quota.ok() && AppendRecord(session, std::move(record),
+                                 [this, ticket, name](const absl::StatusOr<Written>& written) {
+                                   OnBeginWritten(ticket, name, written);
+                                 });
+  if (!asked) {
+    MarkUnsaved(session);
+    if (!always) return absl::OkStatus();
+    return quota.ok() ? NotWritten(absl::UnavailableError("the store does not keep up")) : quota;
+  }
+  request.journaled = true;
+  request.held_by = ticket;
+  held_[ticket] = &request;
+  return absl::OkStatus();
+}
+
+void EngineCore::JournalOpen(Session& session, SavedCallback answer) {
+  if (!journals()) return answer(absl::OkStatus());
+  const Name name(session.owner().name, session.id());
+  const bool always = options_.durability == Durability::kAlways;
+  auto shared = std::make_shared<SavedCallback>(std::move(answer));
+  TurnBeginRecord nothing;
+  nothing.first_sequence = 1;
+  const bool asked =
+      AppendRecord(session, std::move(nothing),
+                   [this, name, always, shared](const absl::StatusOr<Written>& written) {
+                     OnAppended(name, written);
+                     if (always) (*shared)(written.status());
+                   });
+  if (!asked) MarkUnsaved(session);
+  if (asked && always) return;
+  (*shared)(always ? NotWritten(absl::UnavailableError("the store does not keep up"))
+                   : absl::OkStatus());
+}
+
+void EngineCore::AnswerSaved(Session& session, SavedCallback answer) {
+  ++session.stored().version;
+  if (!journals()) return answer(absl::OkStatus());
+  const bool always = options_.durability == Durability::kAlways;
+  if (session.phase() != SessionPhase::kIdle) {
+    session.stored().needs_snapshot = true;  // the next turn begins with one
+    return answer(absl::OkStatus());
+  }
+  auto shared = std::make_shared<SavedCallback>(std::move(answer));
+  SavedCallback saved = nullptr;
+  if (always) saved = [shared](const absl::Status& status) { (*shared)(status); };
+  const bool asked = Save(session, std::move(saved));
+  if (!asked) MarkUnsaved(session);
+  if (asked && always) return;
+  (*shared)(always ? absl::UnavailableError("the session could not be written down")
+                   : absl::OkStatus());
+}
+
+bool EngineCore::AppendRecord(Session& session, JournalRecord record, Keeper::Done<Written> done) {
+  if (!keeper_->HasRoom(0)) return false;
+  StoredState& stored = session.stored();
+  keeper_->Append({.name = {.owner = session.owner().name, .id = session.id()},
+                   .epoch = stored.epoch,
+                   .ttl = session.ttl(),
+                   .number = stored.journaled++,
+                   .record = std::move(record),
+                   .sync = options_.durability == Durability::kAlways},
+                  std::move(done));
+  stored.exists = true;
+  return true;
+}
+
+Session* EngineCore::OnAppended(const Name& name, const absl::StatusOr<Written>& written) {
+  Session* const session = table_.Peek(name.first, name.second);
+  if (session == nullptr) return nullptr;
+  if (written.ok()) {
+    table_.SetStoredBytes(*session, session->stored().bytes + written->bytes);
+    return session;
+  }
+  if (written.status().code() != absl::StatusCode::kAborted) {
+    MarkUnsaved(*session);
+    return session;
+  }
+  OnMoved(*session);
+  return nullptr;
+}
+
+void EngineCore::OnBeginWritten(uint64_t ticket, const Name& name,
+                                const absl::StatusOr<Written>& written) {
+  Session* const session = OnAppended(name, written);
+  const auto it = held_.find(ticket);
+  if (it == held_.end() || session == nullptr) return;  // the turn has ended
+  Request& request = *it->second;
+  held_.erase(it);
+  if (!written.ok()) request.journaled = false;
+  if (!written.ok() && options_.durability == Durability::kAlways) {
+    request.held_by = 0;
+    // It may be tried again under its key.
+    session->set_turn_key("");
+    return Fail(request, NotWritten(written.status()));
+  }
+  Release(request);
+}
+
+void EngineCore::Release(Request& request) {
+  request.held_by = 0;
+  Session& session = *request.session;
+  if (request.state == RequestState::kRunning) {
+    // Input that has entered is known to the store now.
+    for (AppendedEvent& event : std::exchange(request.entered, {})) {
+      Emit(request, std::move(event));
+    }
+    return;
+  }
+  EnterTurn(request, session);
+}
+
+void EngineCore::OnInterjection(Request& request, int64_t drawn, absl::Span<const int32_t> tokens) {
+  if (!request.journaled) return;
+  Session& session = *request.session;
+  const Name name(session.owner().name, session.id());
+  const bool always = options_.durability == Durability::kAlways;
+  const uint64_t ticket = request.held_by == 0 ? next_ticket_++ : request.held_by;
+  const bool asked = AppendRecord(
+      session, InterjectionRecord{.drawn = drawn, .tokens = {tokens.begin(), tokens.end()}},
+      [this, name, ticket](const absl::StatusOr<Written>& written) {
+        if (OnAppended(name, written) == nullptr) return;
+        const auto held = held_.find(ticket);
+        if (held == held_.end() || held->second->state != RequestState::kRunning) return;
+        Request& waiting = *held->second;
+        held_.erase(held);
+        Release(waiting);
+      });
+  if (!asked) {
+    request.journaled = false;
+    MarkUnsaved(session);
+    return;
+  }
+  if (!always || request.held_by != 0) return;
+  request.held_by = ticket;
+  held_[ticket] = &request;
+}
+
+void EngineCore::JournalEnd(Request& request, FinishReason reason, bool failed) {
+  if (request.session == nullptr || !request.journaled) return;
+  Session& session = *request.session;
+  if (request.recorded_end) {
+    // The journal has its end. Where it was not reached, the next one has to run it again.
+    if (session.last_sequence() != request.recorded_end->last_sequence) {
+      session.stored().unfinished = true;
+    }
+    return;
+  }
+  if (shutting_down_ || request.left) {
+    session.stored().unfinished = true;
+    return;
+  }
+  const Name name(session.owner().name, session.id());
+  const bool asked = AppendRecord(
+      session,
+      TurnEndRecord{.reason = reason,
+                    .drawn = std::move(request.drawn),
+                    .failed = failed,
+                    .context_after = session.context_tokens(),
+                    .last_sequence = session.last_sequence()},
+      [this, name](const absl::StatusOr<Written>& written) { OnAppended(name, written); });
+  if (!asked) MarkUnsaved(session);
+}
+
+}  // namespace gma

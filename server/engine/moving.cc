@@ -1,0 +1,190 @@
+// Sessions that go to the store: snapshots, and the way from memory to disk.
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "server/engine/engine_core.h"
+
+namespace gma {
+namespace {
+
+constexpr absl::Duration kRetry = absl::Seconds(1);  // of writes that failed
+// What SaveAll waits for the store; the process has a watchdog besides.
+constexpr absl::Duration kShutdownWait = absl::Minutes(10);
+
+}  // namespace
+
+void EngineCore::BalanceMemory() {
+  if (keeper_ == nullptr || shutting_down_) return;
+  // Some room is made before it is needed, so that who needs it does not have to wait.
+  const int64_t limit = table_.park_limit(), row = static_cast<int64_t>(parked_row_bytes_);
+  const int64_t mark = std::max<int64_t>(0, limit - std::max(limit / 8, row));
+  if (clock_.Monotonic() < next_save_ && next_save_ != absl::InfiniteDuration()) return;
+  Session* session = table_.LeastUsed(SessionTier::kMemory);
+  while (session != nullptr && table_.memory_bytes() - leaving_bytes_ > mark) {
+    Session* const next = table_.UsedAfter(*session);
+    if (!moving_.contains(session->number()) && !BeginMove(*session)) return;
+    session = next;
+  }
+}
+
+bool EngineCore::BeginMove(Session& session) {
+  if (waking_.contains(Name(session.owner().name, session.id()))) return true;
+  if (!Save(session, nullptr)) return false;
+  moving_.insert(session.number());
+  leaving_bytes_ += static_cast<int64_t>(parked_row_bytes_);
+  return true;
+}
+
+int64_t EngineCore::SnapshotBytes(const Session& session) const {
+  int64_t bytes = 1024 + static_cast<int64_t>(parked_row_bytes_);
+  bytes += (session.past().log().end() - session.past().log().begin()) * 4;
+  for (const Checkpoint& checkpoint : session.past().ring().all()) {
+    if (checkpoint.kind != CheckpointKind::kAutomatic) {
+      bytes += static_cast<int64_t>(parked_row_bytes_);
+    }
+  }
+  return bytes;
+}
+
+absl::Status EngineCore::CheckStoreQuota(const Session& session, int64_t bytes) const {
+  const int64_t others = session.owner().stored_bytes - session.stored().bytes;
+  if (others <= options_.owner_disk_bytes - bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the caller's sessions take ", others, " bytes in the store and this one ",
+                   bytes, ", limit ", options_.owner_disk_bytes, " bytes (--owner_disk_bytes)"));
+}
+
+SessionImage EngineCore::ImageOf(const Session& session) const {
+  return {.ttl = session.ttl(),
+          .point = session.point(),
+          .row = {},
+          .sequence = session.last_sequence(),
+          .turn_key = session.turn_key(),
+          .journaled = session.stored().journaled,
+          .past = session.past().Image()};
+}
+
+bool EngineCore::Save(Session& session, SavedCallback done) {
+  const int64_t bytes = SnapshotBytes(session);
+  if (!CheckStoreQuota(session, bytes).ok() || !keeper_->HasRoom(static_cast<size_t>(bytes))) {
+    return false;
+  }
+  std::shared_ptr<const RowBytes> row = session.parked();
+  if (row == nullptr) {
+    row = std::make_shared<const RowBytes>(
+        EncodeRow(decoder_.state_layout(), session.row().bytes(), options_.park_format));
+  }
+  const absl::Duration idle = clock_.Monotonic() - session.idle_since();
+  const Name name(session.owner().name, session.id());
+  keeper_->Save({.name = {.owner = name.first, .id = name.second},
+                 .epoch = session.stored().epoch,
+                 .ttl = std::max(session.ttl() - idle, absl::Seconds(1)),
+                 .image = ImageOf(session),
+                 .row = std::move(row)},
+                [this, name, number = session.number(), version = session.stored().version,
+                 fed = session.fed(),
+                 done = std::move(done)](const absl::StatusOr<Written>& written) mutable {
+                  OnSaved(name, number, version, fed, written);
+                  if (done != nullptr) done(written.status());
+                });
+  session.stored().exists = true;
+  session.stored().needs_snapshot = false;
+  return true;
+}
+
+void EngineCore::OnSaved(const Name& name, uint64_t number, uint64_t version, int64_t fed,
+                         const absl::StatusOr<Written>& written) {
+  const bool moving = moving_.erase(number) > 0;
+  if (moving) leaving_bytes_ -= static_cast<int64_t>(parked_row_bytes_);
+  if (written.ok()) {
+    metrics_.snapshot_save_time->Observe(absl::ToDoubleSeconds(written->took));
+  }
+  Session* const session = table_.Peek(name.first, name.second);
+  if (session == nullptr || session->number() != number) return;
+  if (!written.ok()) {
+    if (written.status().code() == absl::StatusCode::kAborted) return OnMoved(*session);
+    return MarkUnsaved(*session);
+  }
+  StoredState& stored = session->stored();
+  stored.saved = version;
+  stored.fed_at_snapshot = fed;
+  table_.SetStoredBytes(*session, written->bytes);
+  if (!stored.needs_snapshot) unsaved_.erase(name);
+  const bool sleeps = moving && session->tier() == SessionTier::kMemory &&
+                      stored.version == version && !stored.needs_snapshot;
+  if (!sleeps) return;
+  histories_.erase(number);
+  metrics_.session_evictions[EvictionLabel::kMemoryToDisk]->Increment();
+  table_.Sleep(*session);
+}
+
+void EngineCore::MarkUnsaved(Session& session) {
+  session.stored().needs_snapshot = true;
+  const absl::Duration now = clock_.Monotonic();
+  unsaved_.try_emplace(Name(session.owner().name, session.id()), now);
+  next_save_ = std::min(next_save_, now + kRetry);
+}
+
+void EngineCore::SaveUnsaved(absl::Duration now) {
+  if (now < next_save_) return;
+  next_save_ = absl::InfiniteDuration();
+  for (auto it = unsaved_.begin(); it != unsaved_.end();) {
+    Session* const session = table_.Peek(it->first.first, it->first.second);
+    if (session == nullptr || !session->stored().needs_snapshot) {
+      unsaved_.erase(it++);
+      continue;
+    }
+    next_save_ = now + kRetry;
+    if (session->phase() == SessionPhase::kIdle && !waking_.contains(it->first) &&
+        !Save(*session, nullptr)) {
+      break;
+    }
+    ++it;
+  }
+}
+
+absl::Duration EngineCore::StoreLag() const {
+  absl::Duration since = keeper_->OldestWrite();
+  for (const auto& [name, unsaved] : unsaved_) since = std::min(since, unsaved);
+  if (since == absl::InfiniteDuration()) return absl::ZeroDuration();
+  return std::max(clock_.Monotonic() - since, absl::Nanoseconds(1));
+}
+
+void EngineCore::OnMoved(Session& session) {
+  GMA_LOG(kWarning, "session_moved", {{"session", session.id().Short()}});
+  EndSession(session, SessionEnd::kMoved,
+             absl::AbortedError("the session moved to another server"));
+}
+
+void EngineCore::SaveAll() {
+  std::vector<std::pair<std::string, SessionId>> names;
+  table_.ForEach([&](const Session& session) {
+    const StoredState& stored = session.stored();
+    // One whose last turn is to be run again stays as the journal has it.
+    if (waking_.contains(Name(session.owner().name, session.id())) || stored.unfinished ||
+        (stored.saved == stored.version && !stored.needs_snapshot))
+      return;
+    names.emplace_back(session.owner().name, session.id());
+  });
+  int64_t saved = 0;
+  for (const auto& [owner, id] : names) {
+    Session& session = *table_.Peek(owner, id);
+    while (!keeper_->HasRoom(static_cast<size_t>(SnapshotBytes(session)))) {
+      if (keeper_->Flush(absl::Milliseconds(5))) break;
+    }
+    if (!Save(session, nullptr)) continue;
+    metrics_.session_evictions[EvictionLabel::kPoolToDisk]->Increment();
+    ++saved;
+  }
+  const bool all = keeper_->Flush(kShutdownWait);
+  GMA_LOG(kInfo, "sessions_saved", {{"sessions", saved}, {"of", names.size()}, {"all", all}});
+}
+
+}  // namespace gma
