@@ -82,7 +82,10 @@ void EngineCore::OnMessage(const CancelMessage& message) {
   const auto it = by_stream_.find(message.stream.get());
   if (it != by_stream_.end()) return Cancel(*it->second, message.by_client);
   std::unique_ptr<GenerateMessage> waiting = TakeWaiting(message.stream.get());
-  if (waiting != nullptr) Cancel(AddRequest(std::move(*waiting)), message.by_client);
+  if (waiting == nullptr) return;
+  Request& request = AddRequest(std::move(*waiting));
+  request.state = RequestState::kWaitingForSession;
+  Cancel(request, message.by_client);
 }
 
 void EngineCore::Admit(std::unique_ptr<Request> request) {

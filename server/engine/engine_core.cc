@@ -44,7 +44,10 @@ bool EngineCore::Tick() {
   EndOverdue(now);
   EndOverdueWaiting(now);
   ExpireSessions(now);
-  if (keeper_ != nullptr) SaveUnsaved(now);
+  if (keeper_ != nullptr) {
+    SaveUnsaved(now);
+    metrics_.store_lag->Set(absl::ToDoubleSeconds(StoreLag()));  // it grows by itself
+  }
   BalanceMemory();
   const bool delivered = PumpReaders();
   const bool stepped = RunStep();
@@ -93,7 +96,6 @@ void EngineCore::SweepEnded() {
 
 absl::Duration EngineCore::NextTimer() const {
   absl::Duration next = std::min(table_.NextExpiry(), next_save_);
-  // The age of what the store has not taken grows by itself.
   if (keeper_ != nullptr && StoreLag() > absl::ZeroDuration()) {
     next = std::min(next, clock_.Monotonic() + absl::Seconds(1));
   }
@@ -136,10 +138,7 @@ void EngineCore::UpdateGauges() {
   for (const SessionTier tier : {SessionTier::kPool, SessionTier::kMemory, SessionTier::kDisk}) {
     metrics_.sessions[static_cast<TierLabel>(tier)]->Set(table_.count(tier));
   }
-  if (keeper_ != nullptr) {
-    metrics_.store_lag->Set(absl::ToDoubleSeconds(StoreLag()));
-    metrics_.store_bytes->Set(static_cast<double>(table_.stored_bytes()));
-  }
+  if (keeper_ != nullptr) metrics_.store_bytes->Set(static_cast<double>(table_.stored_bytes()));
   metrics_.session_parked_bytes->Set(static_cast<double>(table_.parked_bytes()));
   metrics_.prefix_bytes->Set(static_cast<double>(prefixes_.bytes()));
   metrics_.session_checkpoints->Set(static_cast<double>(table_.checkpoints().count));

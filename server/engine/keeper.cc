@@ -160,6 +160,11 @@ absl::Duration Keeper::OldestWrite() const {
 }
 
 bool Keeper::Flush(absl::Duration timeout) {
+  if (!options_.threads) {
+    while (StepWriter()) {
+    }
+    return true;
+  }
   const absl::Duration deadline = RealClock().Monotonic() + timeout;
   MutexLock lock(&mutex_);
   while (writing_ > 0) {

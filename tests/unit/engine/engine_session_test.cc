@@ -306,6 +306,7 @@ TEST_F(SessionTest, NonFiniteLogitsLeaveTheSessionOpen) {
 TEST_F(SessionTest, OpenIsRefusedWithARetryHintWhenNoRowIsFree) {
   EngineOptions options = DefaultOptions();
   options.max_sessions = 1;
+  options.park_memory_bytes = 0;  // nothing may be parked
   OpenOne(options);
   const auto refused = Open(absl::ZeroDuration(), "bob");
   EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("1 state rows")));

@@ -121,7 +121,9 @@ TEST(MetricsTest, FlushBatchesReachesEveryHistogram) {
         metrics->request_prompt_tokens.get(), metrics->request_generation_tokens.get(),
         metrics->session_context_tokens.get(), metrics->scheduled_batch_size.get(),
         metrics->iteration_tokens.get(), metrics->iteration_latency[0].get(),
-        metrics->iteration_latency[1].get(), metrics->iteration_latency[2].get()}) {
+        metrics->iteration_latency[1].get(), metrics->iteration_latency[2].get(),
+        metrics->session_restore_time[0].get(), metrics->session_restore_time[1].get(),
+        metrics->snapshot_save_time.get()}) {
     batch->Observe(1);
   }
   metrics->FlushBatches();
@@ -133,7 +135,7 @@ TEST(MetricsTest, FlushBatchesReachesEveryHistogram) {
       ++histograms;
     }
   }
-  EXPECT_EQ(histograms, 14u);
+  EXPECT_EQ(histograms, 17u);
 }
 
 }  // namespace
