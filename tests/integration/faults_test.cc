@@ -204,6 +204,7 @@ TEST_F(FaultsTest, AFullQueueSaysWhenToComeBack) {
 TEST_F(FaultsTest, AFullPoolSaysWhenToComeBack) {
   TestServerOptions options = Paced();
   options.engine.max_sessions = 1;
+  options.engine.park_memory_bytes = 0;
   Start(options);
   const auto sessions = v1::Sessions::NewStub(server_->NewChannel());
   grpc::ClientContext first_context, second_context;

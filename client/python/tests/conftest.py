@@ -77,7 +77,9 @@ def stop_server(process):
 
 @pytest.fixture(scope="session")
 def server_address(tmp_path_factory):
-    process, address = start_server(tmp_path_factory.mktemp("server"), "--max_sessions", "8")
+    process, address = start_server(
+        tmp_path_factory.mktemp("server"), "--max_sessions", "8", "--resume_window", "0s"
+    )
     yield address
     stop_server(process)
 

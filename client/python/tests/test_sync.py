@@ -207,18 +207,18 @@ def test_unary_sessions(client):
         client.get_session(opened.session_id)
 
 
-def test_a_full_server_refuses(client):
+def test_a_full_server_refuses(installed_python, tmp_path):
     import gma_client
 
-    opened = [client.open_session() for _ in range(8)]
-    try:
-        with pytest.raises(gma_client.ResourceExhaustedError, match="8"):
+    process, address = start_server(tmp_path, "--max_sessions", "2", "--park_memory_bytes", "0")
+    with gma_client.Client(address) as client:
+        for _ in range(2):
+            client.open_session()
+        with pytest.raises(gma_client.ResourceExhaustedError, match="2 state rows"):
             client.open_session()
         with pytest.raises(gma_client.ResourceExhaustedError):
             client.generate("x", max_tokens=1).read()
-    finally:
-        for session in opened:
-            client.close_session(session.session_id)
+    stop_server(process)
 
 
 def test_an_exception_inside_a_session_breaks_it_off(client):
