@@ -1,10 +1,14 @@
 #include "client/cli/chat.h"
 
+#include <fstream>
 #include <optional>
 #include <random>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "base/mapped_file.h"
 #include "base/status_macros.h"
 
 namespace gma::client {
@@ -50,7 +54,10 @@ absl::Status Chat::EnsureSession() {
   std::string id = flags_.session;
   if (here_ != nullptr) {
     if (here_->keep) id = here_->session->id();
-    if (!here_->keep) terminal_.Note("(the last session is lost; this is a new one)");
+    if (!here_->keep) {
+      terminal_.Note("(the last session is lost; this is a new one)");
+      EndOne(*here_).IgnoreError();
+    }
     Leave();
   }
   return Enter(id, flags_.keep || !id.empty());
@@ -60,14 +67,45 @@ absl::Status Chat::Enter(const std::string& id, bool keep) {
   v1::SessionOpen open;
   open.set_model(flags_.connection.model);
   open.set_session_id(id);
-  open.set_keep(keep);
+  open.set_keep(true);
   auto place = std::make_unique<Place>();
   GMA_ASSIGN_OR_RETURN(place->session, client_.OpenSession(std::move(open)));
   place->keep = keep;
   place->fresh = place->session->opened().context_tokens() == 0;
   here_ = place.get();
   places_.push_back(std::move(place));
+  if (keep) return absl::OkStatus();
+  absl::MutexLock lock(&mutex_);
+  closing_.insert(here_->session->id());
   return absl::OkStatus();
+}
+
+absl::Status Chat::EndOne(Place& place) {
+  const std::string id = place.session->id();
+  absl::Status status = place.session->broken() ? absl::OkStatus() : place.session->End().status();
+  {
+    absl::MutexLock lock(&mutex_);
+    if (closing_.erase(id) == 0) return status;
+  }
+  // One that expired, or was lost, is gone already.
+  const absl::Status closed = client_.CloseSession(id).status();
+  if (!absl::IsNotFound(closed)) status.Update(closed);
+  return status;
+}
+
+void Chat::CloseBeforeExit() {
+  std::set<std::string> ids;
+  {
+    absl::MutexLock lock(&mutex_);
+    ids.swap(closing_);
+  }
+  if (ids.empty()) return;
+  const auto done = std::make_shared<absl::Notification>();
+  std::thread([this, ids, done] {
+    for (const std::string& id : ids) client_.CloseSession(id).status().IgnoreError();
+    done->Notify();
+  }).detach();
+  done->WaitForNotificationWithTimeout(absl::Seconds(1));
 }
 
 void Chat::Leave() {
@@ -142,6 +180,7 @@ absl::Status Chat::Show(AnswerStream& answer) {
   }
   terminal_.EndLine();
   if (status.ok()) {
+    if (answer.resumes() > 0) terminal_.Note("(the connection broke off and was taken up again)");
     const std::string_view remark = Remark(answer.finished().begin()->second.reason());
     if (!remark.empty()) terminal_.Note(remark);
   }
@@ -166,7 +205,7 @@ int Chat::Interrupt() {
 
 absl::Status Chat::StartAnew() {
   absl::Status status;
-  if (here_ != nullptr && !here_->session->broken()) status = here_->session->End().status();
+  if (here_ != nullptr) status = EndOne(*here_);
   Leave();
   flags_.session.clear();
   stats_ = {};
@@ -176,9 +215,9 @@ absl::Status Chat::StartAnew() {
 absl::Status Chat::End() {
   absl::Status status;
   for (const auto& place : places_) {
-    if (place->session->broken()) continue;
-    status.Update(place->session->End().status());
-    if (!place->keep) continue;
+    const bool broken = place->session->broken();
+    status.Update(EndOne(*place));
+    if (broken || !place->keep) continue;
     terminal_.Remark(
         absl::StrCat("the session stays open; go on with --session ", place->session->id()));
   }
@@ -239,6 +278,28 @@ absl::StatusOr<v1::SessionInfo> Chat::Load(std::string_view name) {
   here_->turns = saved == here_->saved.end() ? std::vector<Turn>() : saved->second;
   here_->fresh = session.context_tokens() == 0;
   return session;
+}
+
+absl::Status Chat::Pin(bool pinned) {
+  GMA_RETURN_IF_ERROR(EnsureSession());
+  return client_.PinSession(here_->session->id(), pinned).status();
+}
+
+absl::StatusOr<int64_t> Chat::Export(const std::string& path) {
+  GMA_RETURN_IF_ERROR(EnsureSession());
+  GMA_ASSIGN_OR_RETURN(const std::string blob, client_.ExportSession(here_->session->id()));
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file << blob;
+  file.close();
+  if (!file.good()) return absl::InvalidArgumentError(absl::StrCat("cannot write ", path));
+  return static_cast<int64_t>(blob.size());
+}
+
+absl::Status Chat::Import(const std::string& path) {
+  constexpr size_t kMostBytes = size_t{4} << 30;
+  GMA_ASSIGN_OR_RETURN(const std::string blob, ReadFile(path, kMostBytes));
+  GMA_ASSIGN_OR_RETURN(const v1::SessionInfo session, client_.ImportSession(blob));
+  return Enter(session.session_id(), flags_.keep);
 }
 
 absl::StatusOr<v1::SessionInfo> Chat::SessionInfo() {

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -56,11 +57,18 @@ class Chat {
   absl::StatusOr<std::string> Undo();
   // Says the last message again, with another seed.
   absl::Status Retry();
+  // Whether the server keeps the session's state at hand, whatever else it has to do.
+  absl::Status Pin(bool pinned);
   // Keeps the present state, under a number without a name, and goes back to one that was kept.
   absl::StatusOr<v1::CheckpointInfo> Save(std::string_view name);
   absl::StatusOr<v1::SessionInfo> Load(std::string_view name);
+  // Writes the session to a file, sealed; and goes on in a session read from one, which is new.
+  absl::StatusOr<int64_t> Export(const std::string& path);  // bytes
+  absl::Status Import(const std::string& path);
   // The polite end; with `keep`, says how to go on.
   absl::Status End();
+  // Closes what is not to be kept, if the server answers at once. THREADS: any.
+  void CloseBeforeExit();
 
   // Opens the session if there is none.
   absl::Status EnsureSession();
@@ -78,7 +86,8 @@ class Chat {
     int64_t context_before;
     std::string text;
   };
-  // An open session, on a stream of its own.
+  // An open session, on a stream of its own. The server keeps it when the stream breaks off, so
+  // that the chat can go on.
   struct Place {
     std::unique_ptr<Session> session;
     bool keep = false;                               // it outlives the chat
@@ -91,6 +100,8 @@ class Chat {
   absl::Status Enter(const std::string& id, bool keep);
   // Forgets where the chat stands; the session's stream ends with it.
   void Leave();
+  // Ends a session, unless it is kept.
+  absl::Status EndOne(Place& place);
   absl::Status SayWith(std::string_view text, std::optional<uint64_t> seed);
   v1::Input InputOf(std::string_view text, bool fresh) const;
   absl::Status Show(AnswerStream& answer);
@@ -106,7 +117,8 @@ class Chat {
 
   absl::Mutex mutex_;
   AnswerStream* running_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  int interrupts_ ABSL_GUARDED_BY(mutex_) = 0;  // of the running answer
+  int interrupts_ ABSL_GUARDED_BY(mutex_) = 0;             // of the running answer
+  std::set<std::string> closing_ ABSL_GUARDED_BY(mutex_);  // ids that end with this chat
 };
 
 }  // namespace gma::client

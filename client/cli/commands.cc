@@ -23,6 +23,9 @@ constexpr char kHelp[] =
     "  /load NAME         back to a point that was kept\n"
     "  /fork              go on in a copy; the conversation so far stays as it is\n"
     "  /goto ID           go on in another session, by the beginning of its id\n"
+    "  /export FILE       write the conversation to a file, sealed by the server\n"
+    "  /import FILE       go on in a conversation read from such a file\n"
+    "  /pin               keep the conversation at hand on the server; /pin off lets it go\n"
     "  /session           the session on the server\n"
     "  /model             the model\n"
     "  /quit              end; so does Ctrl-D\n"
@@ -130,17 +133,56 @@ absl::Status GoTo(Chat& chat, Arguments id) {
   return absl::OkStatus();
 }
 
+absl::Status Export(Chat& chat, Arguments path) {
+  if (path.empty()) return absl::InvalidArgumentError("the name of the file is missing");
+  GMA_ASSIGN_OR_RETURN(const int64_t bytes, chat.Export(std::string(path)));
+  chat.terminal().Note(absl::StrCat("(", Grouped(bytes), " bytes; /import ", std::string(path),
+                                    " goes on from there)"));
+  return absl::OkStatus();
+}
+
+absl::Status Import(Chat& chat, Arguments path) {
+  if (path.empty()) return absl::InvalidArgumentError("the name of the file is missing");
+  GMA_RETURN_IF_ERROR(chat.Import(std::string(path)));
+  GMA_ASSIGN_OR_RETURN(const v1::SessionInfo session, chat.SessionInfo());
+  chat.terminal().Note(absl::StrCat("(session ", session.session_id(), ", ",
+                                    Grouped(session.context_tokens()), " tokens)"));
+  return absl::OkStatus();
+}
+
+absl::Status Pin(Chat& chat, Arguments arguments) {
+  if (!arguments.empty() && arguments != "off") {
+    return absl::InvalidArgumentError("/pin has no argument, or \"off\"");
+  }
+  GMA_RETURN_IF_ERROR(chat.Pin(arguments.empty()));
+  chat.terminal().Note(arguments.empty() ? "(stays at hand; /pin off lets it go)"
+                                         : "(may be parked again)");
+  return absl::OkStatus();
+}
+
 absl::Status System(Chat& chat, Arguments arguments) {
   chat.flags().system = std::string(arguments);
   return New(chat, arguments);
 }
 
+const char* TierName(v1::SessionTier tier) {
+  switch (tier) {
+    case v1::SESSION_TIER_MEMORY:
+      return "parked in memory";
+    case v1::SESSION_TIER_DISK:
+      return "parked on disk";
+    default:
+      return "at hand";
+  }
+}
+
 absl::Status ShowSession(Chat& chat, Arguments) {
   GMA_ASSIGN_OR_RETURN(const v1::SessionInfo session, chat.SessionInfo());
   chat.terminal().Show(absl::StrFormat(
-      "  session        %s\n  context        %s tokens\n  state          %s bytes\n"
+      "  session        %s\n  context        %s tokens\n  state          %s bytes, %s%s\n"
       "  open for       %s\n  expires after  %s without use\n",
       session.session_id(), Grouped(session.context_tokens()), Grouped(session.state_bytes()),
+      TierName(session.tier()), session.pinned() ? ", pinned" : "",
       absl::FormatDuration(absl::Seconds(session.age_seconds())),
       absl::FormatDuration(absl::Seconds(session.ttl_seconds()))));
   return absl::OkStatus();
@@ -165,9 +207,11 @@ struct Command {
 };
 
 constexpr Command kCommands[] = {
-    {"help", Help},       {"stats", Stats}, {"set", Set},     {"system", System},
-    {"new", New},         {"undo", Undo},   {"retry", Retry}, {"save", Save},
-    {"load", Load},       {"fork", Fork},   {"goto", GoTo},   {"session", ShowSession},
+    {"help", Help},       {"stats", Stats}, {"set", Set},
+    {"system", System},   {"new", New},     {"undo", Undo},
+    {"retry", Retry},     {"save", Save},   {"load", Load},
+    {"fork", Fork},       {"goto", GoTo},   {"export", Export},
+    {"import", Import},   {"pin", Pin},     {"session", ShowSession},
     {"model", ShowModel},
 };
 

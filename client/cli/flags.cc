@@ -14,6 +14,11 @@ std::optional<int> ParseChatFlags(int argc, char** argv, ChatFlags& flags) {
   app.add_option("--system", flags.system, "Text that tells the model how to behave");
   app.add_option("--session", flags.session, "Go on with an open session (32 hex digits)");
   app.add_flag("--keep", flags.keep, "Leave the session open at the end; its id is printed");
+  app.add_option(
+         "--resume_for", flags.connection.resume_for,
+         "Seconds to go on trying when the connection breaks off in an answer; 0: not at all")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
   app.add_flag("--raw", flags.raw, "Continue the text as it is, without the chat format");
   for (const SettingInfo& setting : Settings::All()) {
     std::string help = setting.help;

@@ -37,6 +37,7 @@ class Signals {
       // Whoever presses it three times during one answer has given up on the server.
       if (chat_->Interrupt() < 3) return;
     }
+    if (chat_ != nullptr) chat_->CloseBeforeExit();
     Terminal::Restore();
     _exit(128 + signal);
   }

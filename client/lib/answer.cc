@@ -55,6 +55,10 @@ absl::StatusOr<std::optional<AnswerPiece>> AnswerStream::Next() {
   while (!assembler_.complete()) {
     GMA_ASSIGN_OR_RETURN(std::optional<v1::GenerateResponse> event, NextEvent());
     if (!event.has_value()) return std::nullopt;
+    if (event->sequence() > 0) {
+      const int more = event->has_tokens() ? event->tokens().tokens_size() - 1 : 0;
+      last_sequence_ = event->sequence() + static_cast<uint64_t>(more);
+    }
     switch (event->event_case()) {
       case v1::GenerateResponse::kStarted:
         assembler_.Feed(event->started());

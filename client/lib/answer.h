@@ -71,6 +71,9 @@ class AnswerStream {
   // How often the stream broke off and was taken up again so far.
   virtual int resumes() const { return 0; }
 
+  // Number of the last event that went into the pieces so far: what ResumeSession goes on after.
+  uint64_t last_sequence() const { return last_sequence_; }
+
   // Of the server; the seed is only known after the first piece.
   const v1::Started& started() const { return assembler_.started(); }
   // The ends so far, by candidate.
@@ -85,6 +88,7 @@ class AnswerStream {
   virtual absl::StatusOr<std::optional<v1::GenerateResponse>> NextEvent() = 0;
 
   AnswerAssembler assembler_;
+  uint64_t last_sequence_ = 0;
 };
 
 // Checks that no event of a stream was lost or repeated. THREADS: one at a time.

@@ -11,7 +11,8 @@ namespace gma::client {
 
 void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  app.add_option("--server", flags.server, "Address of the server, host:port")
+  app.add_option("--server", flags.server,
+                 "Address of the server, host:port; of several replicas, separated by commas")
       ->capture_default_str();
   app.add_option("--model", flags.model, "Name of the model; the server's only one if not given");
   app.add_option("--api_key", flags.api_key,
@@ -32,6 +33,7 @@ ClientOptions OptionsOf(const ConnectionFlags& flags) {
   options.address = flags.server;
   if (!flags.api_key.empty()) options.api_key = flags.api_key;
   options.tls = flags.tls;
+  options.resume_for = absl::Seconds(flags.resume_for);
   options.tls_ca_file = flags.tls_ca_file;
   return options;
 }

@@ -25,6 +25,7 @@ struct ConnectionFlags {
   bool tls = false;
   std::string tls_ca_file;
   double connect_timeout = 10;  // seconds
+  double resume_for = 60;       // likewise
   std::string model;
 };
 
