@@ -17,12 +17,15 @@
 #include "base/process_memory.h"
 #include "base/status_macros.h"
 #include "server/engine/engine.h"
+#include "server/engine/keeper.h"
 #include "server/loaded_model.h"
 #include "server/metrics/metrics.h"
 #include "server/process_signals.h"
 #include "server/rpc/ops_server.h"
 #include "server/rpc/rpc_server.h"
 #include "server/session/snapshot.h"
+#include "server/store/file_store.h"
+#include "server/store/redis_store.h"
 
 namespace gma {
 namespace {
@@ -30,10 +33,13 @@ namespace {
 // What gRPC may take to end its calls; a frozen client would make it minutes.
 constexpr absl::Duration kRpcGrace = absl::Seconds(1);
 constexpr absl::Duration kWatchdogMargin = absl::Seconds(15);
+// Instead of it, where every session is written to a store: some gigabytes, to a slow disk.
+constexpr absl::Duration kSaveMargin = absl::Seconds(60);
 
 // What runs. Made and stopped on the main thread.
 struct Parts {
   RealClock clock;
+  std::unique_ptr<SessionStore> store;  // until the engine has it; null: there is none
   LoadedModel model;
   absl::Duration load_time;
   std::unique_ptr<Metrics> metrics;
@@ -61,7 +67,42 @@ TokenTextFunction TokenText(const Tokenizer& tokenizer) {
   };
 }
 
-absl::Status StartEngine(const ServerOptions& options, Parts& parts) {
+RowEncoding EncodingOf(const ServerOptions& options) {
+  return options.park_format == "bf16" ? RowEncoding::kBfloat16 : RowEncoding::kFloat32;
+}
+
+Durability DurabilityOf(const ServerOptions& options) {
+  if (options.durability == "none") return Durability::kNone;
+  return options.durability == "always" ? Durability::kAlways : Durability::kInterval;
+}
+
+// Null: there is none.
+absl::StatusOr<std::unique_ptr<SessionStore>> OpenStore(const ServerOptions& options,
+                                                        const Clock& clock) {
+  const auto named = [](const char* flag, const absl::Status& status) {
+    return absl::Status(status.code(), absl::StrCat(flag, ": ", std::string(status.message())));
+  };
+  if (!options.state_dir.empty()) {
+    absl::StatusOr<std::unique_ptr<FileStore>> store = FileStore::Open(
+        {.directory = options.state_dir, .max_bytes = options.park_disk_bytes}, clock);
+    if (!store.ok()) return named("--state_dir", store.status());
+    return *std::move(store);
+  }
+  if (options.redis.empty()) return std::unique_ptr<SessionStore>();
+  absl::StatusOr<std::unique_ptr<RedisStore>> store =
+      RedisStore::Create({.address = options.redis}, clock);
+  if (!store.ok()) return named("--redis", store.status());
+  return *std::move(store);
+}
+
+SnapshotScope ScopeOf(const StateKey& key, const LoadedModel& model) {
+  return {.key = key,
+          .fingerprint = model.served.fingerprint,
+          .layout = model.decoder->state_layout(),
+          .vocab_size = model.served.vocab_size};
+}
+
+absl::Status StartEngine(const ServerOptions& options, const StateKey& key, Parts& parts) {
   const ServedModel& served = parts.model.served;
   parts.metrics = Metrics::Create({.model_name = served.name,
                                    .version = served.version,
@@ -83,12 +124,23 @@ absl::Status StartEngine(const ServerOptions& options, Parts& parts) {
                .rewind_tokens = options.rewind_tokens},
       .prefix_bytes = static_cast<size_t>(options.prefix_bytes),
       .park_memory_bytes = options.park_memory_bytes,
-      .park_format = options.park_format == "bf16" ? RowEncoding::kBfloat16 : RowEncoding::kFloat32,
+      .park_format = EncodingOf(options),
+      .durability = DurabilityOf(options),
+      .snapshot_tokens = options.snapshot_tokens,
+      .owner_disk_bytes = options.owner_disk_bytes,
       .resume_events = options.resume_events,
       .resume_window = options.resume_window};
+  std::unique_ptr<Keeper> keeper;
+  if (parts.store != nullptr) {
+    const KeeperOptions keeper_options{.scope = ScopeOf(key, parts.model),
+                                       .encoding = engine_options.park_format,
+                                       .sync_interval = absl::Seconds(options.sync_seconds)};
+    keeper = std::make_unique<Keeper>(keeper_options, std::move(parts.store), parts.clock,
+                                      *parts.metrics);
+  }
   absl::StatusOr<std::unique_ptr<Engine>> engine =
       Engine::Create(engine_options, *parts.model.decoder, TokenText(*parts.model.tokenizer),
-                     parts.clock, *parts.metrics);
+                     parts.clock, *parts.metrics, std::move(keeper));
   if (!engine.ok()) {
     return absl::Status(
         engine.status().code(),
@@ -100,8 +152,11 @@ absl::Status StartEngine(const ServerOptions& options, Parts& parts) {
 }
 
 absl::StatusOr<StateKey> StateKeyOf(const ServerOptions& options) {
-  if (options.state_key.empty()) return StateKey::Random();
-  absl::StatusOr<StateKey> key = StateKey::LoadOrMake(options.state_key);
+  const std::string path = options.state_key.empty() && !options.state_dir.empty()
+                               ? absl::StrCat(options.state_dir, "/state.key")
+                               : options.state_key;
+  if (path.empty()) return StateKey::Random();
+  absl::StatusOr<StateKey> key = StateKey::LoadOrMake(path);
   if (key.ok()) return key;
   return absl::Status(key.status().code(), absl::StrCat("--state_key: ", key.status().message()));
 }
@@ -113,10 +168,7 @@ absl::Status StartPorts(const ServerOptions& options, const StateKey& key, Parts
       parts.rpc, RpcServer::Start({.listen = options.listen,
                                    .tls = options.tls,
                                    .api_keys = keys,
-                                   .snapshots = {.key = key,
-                                                 .fingerprint = parts.model.served.fingerprint,
-                                                 .layout = parts.model.decoder->state_layout(),
-                                                 .vocab_size = parts.model.served.vocab_size}},
+                                   .snapshots = ScopeOf(key, parts.model)},
                                   *parts.engine, parts.model.served, parts.clock, *parts.metrics));
   return absl::OkStatus();
 }
@@ -170,7 +222,8 @@ bool WaitUntilDrained(const ServerOptions& options, const Parts& parts) {
 }
 
 [[noreturn]] void DrainAndExit(const ServerOptions& options, Parts& parts) {
-  StartExitWatchdog(options.drain_timeout + kWatchdogMargin);
+  const bool stores = !options.state_dir.empty() || !options.redis.empty();
+  StartExitWatchdog(options.drain_timeout + (stores ? kSaveMargin : kWatchdogMargin));
   const EngineStatus status = parts.engine->GetStatus();
   GMA_LOG(kInfo, "draining",
           {{"running", status.requests_running}, {"waiting", status.requests_waiting}});
@@ -197,18 +250,20 @@ bool WaitUntilDrained(const ServerOptions& options, const Parts& parts) {
 absl::Status Serve(const ServerOptions& options) {
   SetLogLevel(options.log_level);
   GMA_RETURN_IF_ERROR(ProbePorts(options));
-  GMA_ASSIGN_OR_RETURN(const StateKey key, StateKeyOf(options));
   const RealClock clock;
+  GMA_ASSIGN_OR_RETURN(std::unique_ptr<SessionStore> store, OpenStore(options, clock));
+  GMA_ASSIGN_OR_RETURN(const StateKey key, StateKeyOf(options));
   const absl::Duration start = clock.Monotonic();
   GMA_ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options));
   Parts parts{.clock = {},
+              .store = std::move(store),
               .model = std::move(model),
               .load_time = clock.Monotonic() - start,
               .metrics = nullptr,
               .engine = nullptr,
               .ops = nullptr,
               .rpc = nullptr};
-  GMA_RETURN_IF_ERROR(StartEngine(options, parts));
+  GMA_RETURN_IF_ERROR(StartEngine(options, key, parts));
   absl::Cleanup stop_engine = [&parts] { parts.engine->Shutdown(); };
   GMA_RETURN_IF_ERROR(StartPorts(options, key, parts));
   GMA_RETURN_IF_ERROR(WritePortFile(options.port_file, parts));

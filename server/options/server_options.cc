@@ -7,15 +7,13 @@
 #include <memory>
 #include <thread>
 
-#include "CLI/App.hpp"
-#include "CLI/Config.hpp"
-#include "CLI/Formatter.hpp"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "base/mapped_file.h"
 #include "base/status_macros.h"
+#include "server/options/flag_helpers.h"
 #include "server/options/limits.h"
+#include "server/options/store_flags.h"
 
 namespace gma {
 namespace {
@@ -32,26 +30,6 @@ struct RawFlags {
   std::string api_keys, tls_cert, tls_key;
   bool print_limits = false;
 };
-
-// CLI11 puts the flag's name in front of what a check returns.
-CLI::Validator Integer(int64_t min, int64_t max) {
-  const auto check = [min, max](std::string& text) {
-    int64_t value = 0;
-    if (absl::SimpleAtoi(text, &value) && min <= value && value <= max) return std::string();
-    return absl::StrCat("is \"", text, "\", must be an integer in [", min, ", ", max, "]");
-  };
-  return CLI::Validator(check, "", "");
-}
-
-template <typename Int>
-CLI::Option* AddInteger(CLI::App& app, const char* flag, Int& value, int64_t min, int64_t max,
-                        const std::string& meaning) {
-  return app
-      .add_option(flag, value,
-                  absl::StrCat(meaning, " Range [", min, ", ", max, "], default ", value, "."))
-      ->check(Integer(min, max))
-      ->option_text("N");
-}
 
 void AddModelFlags(CLI::App& app, RawFlags& raw) {
   ServerOptions& options = raw.options;
@@ -181,12 +159,6 @@ void AddCapacityFlags(CLI::App& app, RawFlags& raw) {
              "Bytes of host memory for states that later requests can begin with; 0 keeps none.")
       ->group(group);
   AddParkingFlags(app, raw);
-  app.add_option(
-         "--state_key", options.state_key,
-         "Key that exported sessions are sealed with: 32 bytes, made with mode 0600 when there "
-         "is no such file. Default: a key of this process alone.")
-      ->option_text("FILE")
-      ->group(group);
   app.add_option("--session_ttl", raw.session_ttl,
                  "Idle time until a session expires, such as 90s, 30m or 12h. Range [1s, 168h], "
                  "default 30m.")
@@ -304,6 +276,7 @@ absl::StatusOr<ServerOptions> Finish(const RawFlags& raw) {
   }
   constexpr Limit kNameBytes = {"--model_name", 1, limits::kModelBytes.max, "bytes", ""};
   GMA_RETURN_IF_ERROR(CheckLimit(kNameBytes, options.model_name.size()));
+  GMA_RETURN_IF_ERROR(CheckStoreFlags(options));
   GMA_ASSIGN_OR_RETURN(options.listen, ParseListenAddress("--listen", raw.listen));
   GMA_ASSIGN_OR_RETURN(options.metrics_listen,
                        ParseListenAddress("--metrics_listen", raw.metrics_listen));
@@ -335,6 +308,7 @@ absl::StatusOr<std::variant<ServerOptions, PrintAndExit>> ParseServerOptions(
   AddModelFlags(app, raw);
   AddNetworkFlags(app, raw);
   AddCapacityFlags(app, raw);
+  AddStoreFlags(app, raw.options);
   AddGeneralFlags(app, raw);
   app.footer("Example: gma-server --model models/smollm2-135m-gma --max_sessions 256");
   try {

@@ -38,7 +38,7 @@ struct ServerOptions {
   std::optional<ApiKeys> api_keys;
   std::optional<TlsFiles> tls;
   bool insecure_remote = false;
-  std::string state_key;  // file; empty: a key of this process
+  std::string state_key;  // file; empty: state.key in state_dir, else a key of this process
 
   int32_t max_sessions = 128;
   int32_t max_waiting = 256;
@@ -54,6 +54,12 @@ struct ServerOptions {
   int64_t resume_events = 65536;
   absl::Duration resume_window = absl::Seconds(60);
   absl::Duration session_ttl = absl::Minutes(30);
+  std::string state_dir, redis;         // at most one; empty: no store
+  std::string durability = "interval";  // or none, always
+  int32_t sync_seconds = 1;
+  int64_t snapshot_tokens = 4096;
+  int64_t park_disk_bytes = int64_t{16} << 30;
+  int64_t owner_disk_bytes = int64_t{16} << 30;
   absl::Duration drain_timeout = absl::Seconds(30);
 
   LogLevel log_level = LogLevel::kInfo;

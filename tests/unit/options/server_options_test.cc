@@ -65,7 +65,19 @@ TEST(ServerOptionsTest, ReadsEveryFlag) {
                                                                  "--park_memory_bytes=1000",
                                                                  "--park_format=bf16",
                                                                  "--resume_window=2m",
-                                                                 "--resume_events=5"}));
+                                                                 "--resume_events=5",
+                                                                 "--state_dir=/d",
+                                                                 "--durability=always",
+                                                                 "--sync_seconds=3",
+                                                                 "--snapshot_tokens=11",
+                                                                 "--park_disk_bytes=12",
+                                                                 "--owner_disk_bytes=13"}));
+  EXPECT_EQ(options.state_dir, "/d");
+  EXPECT_EQ(options.durability, "always");
+  EXPECT_EQ(options.sync_seconds, 3);
+  EXPECT_EQ(options.snapshot_tokens, 11);
+  EXPECT_EQ(options.park_disk_bytes, 12);
+  EXPECT_EQ(options.owner_disk_bytes, 13);
   EXPECT_EQ(options.model_name, "n");
   EXPECT_EQ(options.weights, "bf16");
   EXPECT_EQ(options.max_batch_rows, 5);
@@ -104,6 +116,10 @@ TEST(ServerOptionsTest, BadFlagsAreRefusedInOneLineThatNamesThem) {
       {{"--model=m", "--weights=int3"}, "--weights"},
       {{"--model=m", "--log_level=loud"}, "--log_level"},
       {{"--model=m", "--session_ttl=0s"}, "--session_ttl"},
+      {{"--model=m", "--durability=maybe"}, "--durability"},
+      {{"--model=m", "--sync_seconds=0"}, "--sync_seconds"},
+      {{"--model=m", "--redis=redis://h"}, "--redis needs --state_key"},
+      {{"--model=m", "--redis=redis://h", "--state_key=k", "--state_dir=d"}, "exclude each other"},
       {{"--model=m", "--resume_window=2h"}, "--resume_window"},
       {{"--model=m", "--resume_events=0"}, "--resume_events"},
       {{"--model=m", "--park_format=f16"}, "--park_format"},
