@@ -9,10 +9,10 @@
 
 namespace gma {
 
-EngineCore::EngineCore(const EngineOptions& options, CompiledDecoder& decoder,
-                       TokenTextFunction token_text, const Clock& clock, Metrics& metrics,
-                       std::unique_ptr<StatePool> pool, std::shared_ptr<EngineShared> shared,
-                       Keeper* keeper)
+EngineState::EngineState(const EngineOptions& options, CompiledDecoder& decoder,
+                         TokenTextFunction token_text, const Clock& clock, Metrics& metrics,
+                         std::unique_ptr<StatePool> pool, std::shared_ptr<EngineShared> shared,
+                         Keeper* keeper)
     : options_(options),
       decoder_(decoder),
       token_text_(std::move(token_text)),
@@ -28,7 +28,14 @@ EngineCore::EngineCore(const EngineOptions& options, CompiledDecoder& decoder,
       parked_row_bytes_(EncodedBytes(decoder.state_layout(), options.park_format)),
       logits_(static_cast<size_t>(options.max_batch_rows) *
               static_cast<size_t>(decoder.vocab_size())),
-      answer_logits_(static_cast<size_t>(decoder.vocab_size())) {
+      answer_logits_(static_cast<size_t>(decoder.vocab_size())) {}
+
+EngineCore::EngineCore(const EngineOptions& options, CompiledDecoder& decoder,
+                       TokenTextFunction token_text, const Clock& clock, Metrics& metrics,
+                       std::unique_ptr<StatePool> pool, std::shared_ptr<EngineShared> shared,
+                       Keeper* keeper)
+    : EngineStore(options, decoder, std::move(token_text), clock, metrics, std::move(pool),
+                  std::move(shared), keeper) {
   metrics_.state_bytes_per_session->Set(static_cast<double>(pool_->row_bytes()));
   metrics_.state_pool_bytes->Set(static_cast<double>(pool_->total_bytes()));
   metrics_.session_capacity->Set(pool_->capacity());

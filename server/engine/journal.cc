@@ -8,7 +8,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "server/engine/engine_core.h"
+#include "server/engine/engine_store.h"
 
 namespace gma {
 namespace {
@@ -25,8 +25,8 @@ absl::Status NotWritten(const absl::Status& status) {
 
 }  // namespace
 
-absl::Status EngineCore::JournalBegin(Request& request, Session& session, TurnKind kind,
-                                      bool new_input) {
+absl::Status EngineStore::JournalBegin(Request& request, Session& session, TurnKind kind,
+                                       bool new_input) {
   if (keeper_ == nullptr) return absl::OkStatus();
   StoredState& stored = session.stored();
   if (!journals()) {
@@ -78,7 +78,7 @@ absl::Status EngineCore::JournalBegin(Request& request, Session& session, TurnKi
   return absl::OkStatus();
 }
 
-void EngineCore::JournalOpen(Session& session, SavedCallback answer) {
+void EngineStore::JournalOpen(Session& session, SavedCallback answer) {
   if (!journals()) return answer(absl::OkStatus());
   const Name name(session.owner().name, session.id());
   const bool always = options_.durability == Durability::kAlways;
@@ -97,7 +97,7 @@ void EngineCore::JournalOpen(Session& session, SavedCallback answer) {
                    : absl::OkStatus());
 }
 
-void EngineCore::AnswerSaved(Session& session, SavedCallback answer) {
+void EngineStore::AnswerSaved(Session& session, SavedCallback answer) {
   ++session.stored().version;
   if (!journals()) return answer(absl::OkStatus());
   const bool always = options_.durability == Durability::kAlways;
@@ -115,7 +115,7 @@ void EngineCore::AnswerSaved(Session& session, SavedCallback answer) {
                    : absl::OkStatus());
 }
 
-bool EngineCore::AppendRecord(Session& session, JournalRecord record, Keeper::Done<Written> done) {
+bool EngineStore::AppendRecord(Session& session, JournalRecord record, Keeper::Done<Written> done) {
   if (!keeper_->HasRoom(0)) return false;
   StoredState& stored = session.stored();
   keeper_->Append({.name = {.owner = session.owner().name, .id = session.id()},
@@ -129,7 +129,7 @@ bool EngineCore::AppendRecord(Session& session, JournalRecord record, Keeper::Do
   return true;
 }
 
-Session* EngineCore::OnAppended(const Name& name, const absl::StatusOr<Written>& written) {
+Session* EngineStore::OnAppended(const Name& name, const absl::StatusOr<Written>& written) {
   Session* const session = table_.Peek(name.first, name.second);
   if (session == nullptr) return nullptr;
   if (written.ok()) {
@@ -144,8 +144,8 @@ Session* EngineCore::OnAppended(const Name& name, const absl::StatusOr<Written>&
   return nullptr;
 }
 
-void EngineCore::OnBeginWritten(uint64_t ticket, const Name& name,
-                                const absl::StatusOr<Written>& written) {
+void EngineStore::OnBeginWritten(uint64_t ticket, const Name& name,
+                                 const absl::StatusOr<Written>& written) {
   Session* const session = OnAppended(name, written);
   const auto it = held_.find(ticket);
   if (it == held_.end() || session == nullptr) return;  // the turn has ended
@@ -161,7 +161,7 @@ void EngineCore::OnBeginWritten(uint64_t ticket, const Name& name,
   Release(request);
 }
 
-void EngineCore::Release(Request& request) {
+void EngineStore::Release(Request& request) {
   request.held_by = 0;
   Session& session = *request.session;
   if (request.state == RequestState::kRunning) {
@@ -174,7 +174,8 @@ void EngineCore::Release(Request& request) {
   EnterTurn(request, session);
 }
 
-void EngineCore::OnInterjection(Request& request, int64_t drawn, absl::Span<const int32_t> tokens) {
+void EngineStore::OnInterjection(Request& request, int64_t drawn,
+                                 absl::Span<const int32_t> tokens) {
   if (!request.journaled) return;
   Session& session = *request.session;
   const Name name(session.owner().name, session.id());
@@ -200,7 +201,7 @@ void EngineCore::OnInterjection(Request& request, int64_t drawn, absl::Span<cons
   held_[ticket] = &request;
 }
 
-void EngineCore::JournalEnd(Request& request, FinishReason reason, bool failed) {
+void EngineStore::JournalEnd(Request& request, FinishReason reason, bool failed) {
   if (request.session == nullptr || !request.journaled) return;
   Session& session = *request.session;
   if (request.recorded_end) {

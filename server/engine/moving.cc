@@ -9,7 +9,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "server/engine/engine_core.h"
+#include "server/engine/engine_store.h"
 
 namespace gma {
 namespace {
@@ -20,7 +20,7 @@ constexpr absl::Duration kShutdownWait = absl::Minutes(10);
 
 }  // namespace
 
-void EngineCore::BalanceMemory() {
+void EngineStore::BalanceMemory() {
   if (keeper_ == nullptr || shutting_down_) return;
   // Some room is made before it is needed, so that who needs it does not have to wait.
   const int64_t limit = table_.park_limit(), row = static_cast<int64_t>(parked_row_bytes_);
@@ -34,7 +34,7 @@ void EngineCore::BalanceMemory() {
   }
 }
 
-bool EngineCore::BeginMove(Session& session) {
+bool EngineStore::BeginMove(Session& session) {
   if (waking_.contains(Name(session.owner().name, session.id()))) return true;
   if (!Save(session, nullptr)) return false;
   moving_.insert(session.number());
@@ -42,7 +42,7 @@ bool EngineCore::BeginMove(Session& session) {
   return true;
 }
 
-int64_t EngineCore::SnapshotBytes(const Session& session) const {
+int64_t EngineStore::SnapshotBytes(const Session& session) const {
   int64_t bytes = 1024 + static_cast<int64_t>(parked_row_bytes_);
   bytes += (session.past().log().end() - session.past().log().begin()) * 4;
   for (const Checkpoint& checkpoint : session.past().ring().all()) {
@@ -53,7 +53,7 @@ int64_t EngineCore::SnapshotBytes(const Session& session) const {
   return bytes;
 }
 
-absl::Status EngineCore::CheckStoreQuota(const Session& session, int64_t bytes) const {
+absl::Status EngineStore::CheckStoreQuota(const Session& session, int64_t bytes) const {
   const int64_t others = session.owner().stored_bytes - session.stored().bytes;
   if (others <= options_.owner_disk_bytes - bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(
@@ -61,7 +61,7 @@ absl::Status EngineCore::CheckStoreQuota(const Session& session, int64_t bytes) 
                    bytes, ", limit ", options_.owner_disk_bytes, " bytes (--owner_disk_bytes)"));
 }
 
-SessionImage EngineCore::ImageOf(const Session& session) const {
+SessionImage EngineStore::ImageOf(const Session& session) const {
   return {.ttl = session.ttl(),
           .point = session.point(),
           .row = {},
@@ -71,7 +71,7 @@ SessionImage EngineCore::ImageOf(const Session& session) const {
           .past = session.past().Image()};
 }
 
-bool EngineCore::Save(Session& session, SavedCallback done) {
+bool EngineStore::Save(Session& session, SavedCallback done) {
   const int64_t bytes = SnapshotBytes(session);
   if (!CheckStoreQuota(session, bytes).ok() || !keeper_->HasRoom(static_cast<size_t>(bytes))) {
     return false;
@@ -99,8 +99,8 @@ bool EngineCore::Save(Session& session, SavedCallback done) {
   return true;
 }
 
-void EngineCore::OnSaved(const Name& name, uint64_t number, uint64_t version, int64_t fed,
-                         const absl::StatusOr<Written>& written) {
+void EngineStore::OnSaved(const Name& name, uint64_t number, uint64_t version, int64_t fed,
+                          const absl::StatusOr<Written>& written) {
   const bool moving = moving_.erase(number) > 0;
   if (moving) leaving_bytes_ -= static_cast<int64_t>(parked_row_bytes_);
   if (written.ok()) {
@@ -125,14 +125,14 @@ void EngineCore::OnSaved(const Name& name, uint64_t number, uint64_t version, in
   table_.Sleep(*session);
 }
 
-void EngineCore::MarkUnsaved(Session& session) {
+void EngineStore::MarkUnsaved(Session& session) {
   session.stored().needs_snapshot = true;
   const absl::Duration now = clock_.Monotonic();
   unsaved_.try_emplace(Name(session.owner().name, session.id()), now);
   next_save_ = std::min(next_save_, now + kRetry);
 }
 
-void EngineCore::SaveUnsaved(absl::Duration now) {
+void EngineStore::SaveUnsaved(absl::Duration now) {
   if (now < next_save_) return;
   next_save_ = absl::InfiniteDuration();
   for (auto it = unsaved_.begin(); it != unsaved_.end();) {
@@ -150,20 +150,20 @@ void EngineCore::SaveUnsaved(absl::Duration now) {
   }
 }
 
-absl::Duration EngineCore::StoreLag() const {
+absl::Duration EngineStore::StoreLag() const {
   absl::Duration since = keeper_->OldestWrite();
   for (const auto& [name, unsaved] : unsaved_) since = std::min(since, unsaved);
   if (since == absl::InfiniteDuration()) return absl::ZeroDuration();
   return std::max(clock_.Monotonic() - since, absl::Nanoseconds(1));
 }
 
-void EngineCore::OnMoved(Session& session) {
+void EngineStore::OnMoved(Session& session) {
   GMA_LOG(kWarning, "session_moved", {{"session", session.id().Short()}});
   EndSession(session, SessionEnd::kMoved,
              absl::AbortedError("the session moved to another server"));
 }
 
-void EngineCore::SaveAll() {
+void EngineStore::SaveAll() {
   std::vector<std::pair<std::string, SessionId>> names;
   table_.ForEach([&](const Session& session) {
     const StoredState& stored = session.stored();

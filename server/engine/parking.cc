@@ -7,28 +7,28 @@
 
 namespace gma {
 
-bool EngineCore::MakeRows(int32_t rows, const Session* except) {
+bool EngineState::MakeRows(int32_t rows, const Session* except) {
   while (pool_->capacity() - pool_->used() < rows) {
     if (!ParkOne(except)) return false;
   }
   return true;
 }
 
-bool EngineCore::ParkOne(const Session* except) {
+bool EngineState::ParkOne(const Session* except) {
   Session* const session = table_.LeastUsed(SessionTier::kPool, except);
   if (session == nullptr || !table_.ReserveMemory(parked_row_bytes_)) return false;
   Park(*session);
   return true;
 }
 
-void EngineCore::Park(Session& session) {
+void EngineState::Park(Session& session) {
   auto encoded = std::make_shared<const RowBytes>(
       EncodeRow(decoder_.state_layout(), session.row().bytes(), options_.park_format));
   table_.Park(session, std::move(encoded));
   metrics_.session_evictions[EvictionLabel::kPoolToMemory]->Increment();
 }
 
-bool EngineCore::Wake(Session& session) {
+bool EngineState::Wake(Session& session) {
   const absl::Duration start = clock_.Monotonic();
   // The place of its own row in memory is enough for the one that it drives out.
   const auto bytes = static_cast<int64_t>(session.parked()->size());
@@ -52,7 +52,7 @@ void EngineCore::OnMessage(PinMessage message) {
   message.done(InfoOf(**session));
 }
 
-void EngineCore::CheckTiers() const {
+void EngineState::CheckTiers() const {
   int64_t parked = 0;
   int32_t pool = 0, memory = 0, disk = 0;
   table_.ForEach([&](const Session& session) {

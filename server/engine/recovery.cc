@@ -8,11 +8,11 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "server/engine/engine_core.h"
+#include "server/engine/engine_store.h"
 
 namespace gma {
 
-void EngineCore::Recover(const Name& name, ClaimedSession claimed) {
+void EngineStore::Recover(const Name& name, ClaimedSession claimed) {
   const size_t records = claimed.records.size();
   absl::StatusOr<std::vector<RecordedTurn>> turns = TurnsOf(std::move(claimed.records));
   Session& session = Restore(name, claimed);
@@ -55,7 +55,7 @@ void EngineCore::Recover(const Name& name, ClaimedSession claimed) {
   Dispatch(go);
 }
 
-void EngineCore::OnMessage(RecoverMessage message) {
+void EngineStore::OnMessage(RecoverMessage message) {
   const Name name(message.owner, message.id);
   Session* const session = table_.Peek(message.owner, message.id);
   if (session == nullptr) {  // it has expired on the way
@@ -66,7 +66,7 @@ void EngineCore::OnMessage(RecoverMessage message) {
   FeedAgain(name, *session, std::move(tokens));
 }
 
-void EngineCore::FeedAgain(const Name& name, Session& session, std::vector<int32_t> tokens) {
+void EngineStore::FeedAgain(const Name& name, Session& session, std::vector<int32_t> tokens) {
   auto owned = std::make_unique<Request>();
   Request& request = *owned;
   shared_->waiting.fetch_add(1);
@@ -86,7 +86,7 @@ void EngineCore::FeedAgain(const Name& name, Session& session, std::vector<int32
   StartTurn(request, session, TurnKind::kReplay, /*new_input=*/false);
 }
 
-void EngineCore::RunLastTurn(const Name& name) {
+void EngineStore::RunLastTurn(const Name& name) {
   Session* const session = table_.Peek(name.first, name.second);
   const std::unique_ptr<Recovery> recovery = std::move(recoveries_.at(name));
   recoveries_.erase(name);

@@ -12,14 +12,14 @@
 
 namespace gma {
 
-void EngineCore::Record(Request& request, StreamEvent& event) {
+void EngineState::Record(Request& request, StreamEvent& event) {
   if (request.is_private()) return SetSequence(event, ++request.events);
   if (!request.begun()) return;  // the end of a turn that never was
   SetSequence(event, request.session->TakeSequence());
   request.history->Add(event);
 }
 
-void EngineCore::Emit(Request& request, StreamEvent event) {
+void EngineState::Emit(Request& request, StreamEvent event) {
   Record(request, event);
   if (request.stream == nullptr) return;
   // One that is behind, or knows the event, gets what comes after it elsewhere (PumpReaders).

@@ -7,11 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/log.h"
-#include "server/engine/engine_core.h"
+#include "server/engine/engine_store.h"
 
 namespace gma {
 
-void EngineCore::BeginWaking(EngineMessage& message, const SessionAddress& address) {
+void EngineStore::BeginWaking(EngineMessage& message, const SessionAddress& address) {
   // Room for its row is kept from here on.
   if (!table_.ReserveMemory(parked_row_bytes_)) return WaitForRoom(message);
   table_.HoldMemory(static_cast<int64_t>(parked_row_bytes_));
@@ -25,7 +25,7 @@ void EngineCore::BeginWaking(EngineMessage& message, const SessionAddress& addre
                  });
 }
 
-void EngineCore::OnClaimed(const Name& name, absl::StatusOr<ClaimedSession> claimed) {
+void EngineStore::OnClaimed(const Name& name, absl::StatusOr<ClaimedSession> claimed) {
   table_.HoldMemory(-static_cast<int64_t>(parked_row_bytes_));
   if (claimed.ok()) return Recover(name, *std::move(claimed));
   absl::Status status = claimed.status();
@@ -43,7 +43,7 @@ void EngineCore::OnClaimed(const Name& name, absl::StatusOr<ClaimedSession> clai
   EndWaking(name, status);
 }
 
-Session& EngineCore::Restore(const Name& name, ClaimedSession& claimed) {
+Session& EngineStore::Restore(const Name& name, ClaimedSession& claimed) {
   Owner& owner = table_.OwnerOf(name.first);
   const StateLayout& layout = decoder_.state_layout();
   std::shared_ptr<const RowBytes> row;
@@ -72,7 +72,7 @@ Session& EngineCore::Restore(const Name& name, ClaimedSession& claimed) {
   return session;
 }
 
-void EngineCore::EndWaking(const Name& name, const absl::Status& status) {
+void EngineStore::EndWaking(const Name& name, const absl::Status& status) {
   const auto it = waking_.find(name);
   GMA_CHECK(it != waking_.end());
   Waking waking = std::move(it->second);
@@ -98,7 +98,7 @@ void EngineCore::EndWaking(const Name& name, const absl::Status& status) {
   }
 }
 
-SessionSnapshotInfo EngineCore::InfoOf(const SessionId& id, const SleepingSession& session) const {
+SessionSnapshotInfo EngineStore::InfoOf(const SessionId& id, const SleepingSession& session) const {
   const absl::Duration now = clock_.Monotonic();
   return {.id = id,
           .phase = SessionPhase::kIdle,

@@ -124,26 +124,8 @@ void BuildLatency(Builder& builder, Metrics& metrics) {
   metrics.session_context_tokens = builder.Histogram(kSessionContextTokens, TokenCountEdges());
 }
 
-void BuildStepsAndState(Builder& builder, Metrics& metrics) {
+void BuildTiersAndStore(Builder& builder, Metrics& metrics) {
   using namespace metric_rows;  // NOLINT(google-build-using-namespace): the table's constants
-  constexpr std::array kPhases = {"prefill", "decode", "mixed"};
-  static_assert(kPhases.size() == std::tuple_size_v<decltype(metrics.iteration_latency)>);
-  for (size_t i = 0; i < kPhases.size(); ++i) {
-    metrics.iteration_latency[i] =
-        builder.Histogram(kIterationLatency, TokenGapEdges(), {{"phase", kPhases[i]}});
-  }
-  metrics.scheduled_batch_size = builder.Histogram(kScheduledBatchSize, PowerEdges(2, 1024));
-  metrics.iteration_tokens = builder.Histogram(kIterationTokens, PowerEdges(2, 8192));
-  metrics.step_failures = builder.Counter(kStepFailures);
-  metrics.state_nonfinite = builder.Counter(kStateNonfinite);
-  metrics.state_bytes_per_session = builder.Gauge(kStateBytesPerSession);
-  metrics.state_pool_bytes = builder.Gauge(kStatePoolBytes);
-  constexpr std::array kRowUses = {"session", "private", "free"};
-  static_assert(kRowUses.size() == decltype(metrics.state_rows)::size());
-  for (size_t i = 0; i < kRowUses.size(); ++i) {
-    metrics.state_rows.Set(i, builder.Gauge(kStateRows, {{"use", kRowUses[i]}}));
-  }
-  metrics.session_capacity = builder.Gauge(kSessionCapacity, {{"tier", "pool"}});
   constexpr std::array kTiers = {"pool", "memory", "disk"};
   for (size_t i = 0; i < kTiers.size(); ++i) {
     metrics.sessions.Set(i, builder.Gauge(kSessions, {{"tier", kTiers[i]}}));
@@ -172,6 +154,28 @@ void BuildStepsAndState(Builder& builder, Metrics& metrics) {
   }
   metrics.store_lag = builder.Gauge(kStoreLag);
   metrics.store_bytes = builder.Gauge(kStoreBytes);
+}
+
+void BuildStepsAndState(Builder& builder, Metrics& metrics) {
+  using namespace metric_rows;  // NOLINT(google-build-using-namespace): the table's constants
+  constexpr std::array kPhases = {"prefill", "decode", "mixed"};
+  static_assert(kPhases.size() == std::tuple_size_v<decltype(metrics.iteration_latency)>);
+  for (size_t i = 0; i < kPhases.size(); ++i) {
+    metrics.iteration_latency[i] =
+        builder.Histogram(kIterationLatency, TokenGapEdges(), {{"phase", kPhases[i]}});
+  }
+  metrics.scheduled_batch_size = builder.Histogram(kScheduledBatchSize, PowerEdges(2, 1024));
+  metrics.iteration_tokens = builder.Histogram(kIterationTokens, PowerEdges(2, 8192));
+  metrics.step_failures = builder.Counter(kStepFailures);
+  metrics.state_nonfinite = builder.Counter(kStateNonfinite);
+  metrics.state_bytes_per_session = builder.Gauge(kStateBytesPerSession);
+  metrics.state_pool_bytes = builder.Gauge(kStatePoolBytes);
+  constexpr std::array kRowUses = {"session", "private", "free"};
+  static_assert(kRowUses.size() == decltype(metrics.state_rows)::size());
+  for (size_t i = 0; i < kRowUses.size(); ++i) {
+    metrics.state_rows.Set(i, builder.Gauge(kStateRows, {{"use", kRowUses[i]}}));
+  }
+  metrics.session_capacity = builder.Gauge(kSessionCapacity, {{"tier", "pool"}});
   metrics.session_forks = builder.Counter(kSessionForks);
   metrics.session_rewinds = builder.Counter(kSessionRewinds);
   metrics.session_rewind_tokens = builder.Counter(kSessionRewindTokens);
@@ -225,6 +229,7 @@ std::unique_ptr<Metrics> Metrics::Create(const MetricsOptions& options) {
   BuildTraffic(builder, *metrics);
   BuildLatency(builder, *metrics);
   BuildStepsAndState(builder, *metrics);
+  BuildTiersAndStore(builder, *metrics);
   builder
       .Gauge(metric_rows::kBuildInfo, {{"version", options.version},
                                        {"fingerprint", options.fingerprint},
