@@ -126,7 +126,8 @@ class EngineTest : public ::testing::Test {
   absl::StatusOr<SessionSnapshotInfo> Open(absl::Duration ttl = absl::ZeroDuration(),
                                            std::string owner = "alice") {
     std::optional<absl::StatusOr<SessionSnapshotInfo>> answer;
-    engine->Open({.owner = std::move(owner), .ttl = ttl}, [&](auto info) { answer = std::move(info); });
+    engine->Open({.owner = std::move(owner), .ttl = ttl},
+                 [&](auto info) { answer = std::move(info); });
     if (!answer) engine->Tick();
     EXPECT_TRUE(answer.has_value());
     return *std::move(answer);

@@ -22,7 +22,9 @@ constexpr absl::Duration kStart = absl::Seconds(1000);
 class SessionTableTest : public ::testing::Test {
  protected:
   SessionTableTest()
-      : decoder(1, 1), pool(*StatePool::Create(decoder.state_layout(), 8)), table({.max_sessions_per_owner = 4}) {}
+      : decoder(1, 1),
+        pool(*StatePool::Create(decoder.state_layout(), 8)),
+        table({.max_sessions_per_owner = 4}) {}
 
   Session& Open(std::string_view owner, absl::Duration ttl = absl::Seconds(10)) {
     return table.Insert(table.OwnerOf(owner), *pool->Acquire(), ttl, kStart);
