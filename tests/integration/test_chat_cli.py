@@ -260,7 +260,7 @@ def test_sigterm_gives_the_terminal_back(address, home):
 
 def test_a_server_that_dies_is_said_and_survived(home, tmp_path):
     process, address = start(tmp_path)
-    with chat(address, home) as terminal:
+    with chat(address, home, "--resume_for", "1") as terminal:
         terminal.wait_for_prompt()
         terminal.ask("Hello")
         process.kill()
