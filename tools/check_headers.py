@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def include_flags() -> list[str]:
-    """Include paths of the release build, LibTorch's left out: no header of ours may need them."""
+    """Include paths and own definitions of the release build.
+
+    LibTorch's paths are left out: no header of ours may need them.
+    """
     commands = json.loads((ROOT / "build/release/compile_commands.json").read_text())
     flags: dict[str, None] = {}
     for entry in commands:
@@ -21,7 +24,7 @@ def include_flags() -> list[str]:
         for word, following in itertools.pairwise(words):
             if word == "-isystem" and "/torch/" not in following:
                 flags["-isystem" + following] = None
-            elif word.startswith("-I"):
+            elif word.startswith(("-I", "-DGMA_")):
                 flags[word] = None
     return list(flags)
 
