@@ -1,7 +1,8 @@
-"""Reads the base model out of its GGUF file: weights, sizes, tokenizer, chat roles.
+"""Reads a base model out of its GGUF file: weights, sizes, tokenizer, chat roles.
 
-GGUF keeps the rows of q and k interleaved (pairs 2i, 2i+1); here they are put back into the
-half-split order of Hugging Face, so that `llama.rotate` applies.
+GGUF keeps the rows of q and k of the llama architecture interleaved (pairs 2i, 2i+1); here they are
+put back into the half-split order of Hugging Face, so that `llama.rotate` applies. Those of qwen2
+are half-split already.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gma_torch.convert.base import (
+    ConvertError,
+    UnsupportedQuantizationError,
+    UnsupportedRopeError,
+    WrongArchitectureError,
+    sha256,
+)
 from gma_torch.llama import LlamaConfig
 
 _LAYER_NAMES = {
@@ -31,65 +39,123 @@ _LAYER_NAMES = {
 _TOP_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
 }
+_PLAIN = {gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16}
+_FAMILIES = ("llama", "qwen2")  # SmolLM2 and Mistral are written as llama
 _CONTROL = 3  # GGUF token type of special tokens
 DEFAULT_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
 
 def _half_split(weight: np.ndarray, heads: int) -> np.ndarray:
-    """[heads * v, d] with interleaved rotation pairs -> half-split rows."""
-    rows, width = weight.shape
-    pairs = weight.reshape(heads, rows // heads // 2, 2, width)
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows, width)
+    """Rows [heads * v, ...] with interleaved rotation pairs -> half-split rows."""
+    pairs = weight.reshape(heads, len(weight) // heads // 2, 2, -1)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.shape)
 
 
 def _name(gguf_name: str) -> str:
+    """The Hugging Face name of a tensor; WrongArchitectureError if there is none."""
     if gguf_name in _TOP_NAMES:
         return _TOP_NAMES[gguf_name]
-    _, layer, kind, _ = gguf_name.split(".")
-    return f"model.layers.{layer}.{_LAYER_NAMES[kind]}.weight"
+    parts = gguf_name.split(".")
+    if len(parts) != 4 or parts[0] != "blk" or parts[2] not in _LAYER_NAMES:
+        if "rope_freqs" in gguf_name or "rope_factors" in gguf_name:
+            raise UnsupportedRopeError(f"{gguf_name}: rope scaling is not supported")
+        raise WrongArchitectureError(f"{gguf_name}: an unknown tensor")
+    return f"model.layers.{parts[1]}.{_LAYER_NAMES[parts[2]]}.{parts[3]}"
 
 
 class GgufBase:
-    """One open GGUF file of the `llama` architecture."""
+    """One open GGUF file of the `llama` or `qwen2` architecture."""
 
     def __init__(self, path: Path) -> None:
-        self._reader = gguf.GGUFReader(str(path))
-        if self.field("general.architecture") != "llama":
-            raise ValueError(f"{path}: not a GGUF file of the llama architecture")
+        self._path = path
+        try:
+            self._reader = gguf.GGUFReader(str(path))
+        except (ValueError, IndexError, OSError) as error:
+            raise ConvertError(f"{path}: not a readable GGUF file: {error}") from None
+        self._family = self._optional("general.architecture")
+        if self._family not in _FAMILIES:
+            raise WrongArchitectureError(
+                f"{path}: the architecture is {self._family!r}, must be one of "
+                f"{', '.join(_FAMILIES)}"
+            )
+        self._check_rope()
+        self._names = [_name(tensor.name) for tensor in self._reader.tensors]
+        known = gguf.quants._type_traits.keys() | _PLAIN
+        for tensor in self._reader.tensors:
+            if tensor.tensor_type not in known:
+                raise UnsupportedQuantizationError(
+                    f"{path}: {tensor.name} is {tensor.tensor_type.name}, which cannot be read"
+                )
+
+    def _check_rope(self) -> None:
+        kind = self._optional(f"{self._family}.rope.scaling.type", "none")
+        width = self.config().head_dim
+        turned = self._optional(f"{self._family}.rope.dimension_count", width)
+        if kind != "none" or turned != width:
+            raise UnsupportedRopeError(
+                f"{self._path}: rope scaling {kind!r} over {turned} of {width} dimensions is not "
+                "supported, only none over all"
+            )
 
     def field(self, name: str) -> Any:
         """The value of a metadata field."""
+        if name not in self._reader.fields:
+            raise ConvertError(f"{self._path}: has no field {name}")
         return self._reader.fields[name].contents()
+
+    def _optional(self, name: str, default: Any = None) -> Any:
+        return self.field(name) if name in self._reader.fields else default
 
     def config(self) -> LlamaConfig:
         """Sizes of the model."""
-        heads = self.field("llama.attention.head_count")
-        width = self.field("llama.embedding_length")
-        return LlamaConfig(
-            vocab_size=self.field("llama.vocab_size"),
-            hidden_size=width,
-            num_layers=self.field("llama.block_count"),
-            num_heads=heads,
-            num_kv_heads=self.field("llama.attention.head_count_kv"),
-            head_dim=width // heads,
-            intermediate_size=self.field("llama.feed_forward_length"),
-            # The file holds float32; the nearest short decimal is what was meant (1e-5).
-            rms_norm_eps=float(f"{self.field('llama.attention.layer_norm_rms_epsilon'):.6g}"),
-            rope_theta=self.field("llama.rope.freq_base"),
+        of = self._family
+        heads, width = (
+            self.field(f"{of}.attention.head_count"),
+            self.field(f"{of}.embedding_length"),
         )
+        tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        if "token_embd.weight" not in tensors:
+            raise WrongArchitectureError(f"{self._path}: has no token_embd.weight")
+        return LlamaConfig(
+            vocab_size=int(tensors["token_embd.weight"].shape[-1]),
+            hidden_size=width,
+            num_layers=self.field(f"{of}.block_count"),
+            num_heads=heads,
+            num_kv_heads=self._optional(f"{of}.attention.head_count_kv", heads),
+            head_dim=self._optional(f"{of}.attention.key_length", width // heads),
+            intermediate_size=self.field(f"{of}.feed_forward_length"),
+            # The file holds float32; the nearest short decimal is what was meant (1e-5).
+            rms_norm_eps=float(f"{self.field(f'{of}.attention.layer_norm_rms_epsilon'):.6g}"),
+            rope_theta=self._optional(f"{of}.rope.freq_base", 10000.0),
+            tied="output.weight" not in tensors,
+            sliding_window=self._optional(f"{of}.attention.sliding_window"),
+        )
+
+    def parameters(self) -> int:
+        """Numbers in all tensors."""
+        return sum(int(tensor.n_elements) for tensor in self._reader.tensors)
+
+    def biased(self) -> bool:
+        """Whether projections have biases."""
+        return any(name.endswith(".bias") for name in self._names)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the file."""
+        return sha256(self._path)
 
     def weights(self) -> dict[str, Tensor]:
         """All tensors in float32 under Hugging Face names, [out, in]."""
         config = self.config()
         out: dict[str, Tensor] = {}
-        for tensor in self._reader.tensors:
+        for name, tensor in zip(self._names, self._reader.tensors, strict=True):
             data = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-            if ".attn_q." in tensor.name:
+            if self._family == "llama" and ".attn_q." in tensor.name:
                 data = _half_split(data, config.num_heads)
-            elif ".attn_k." in tensor.name:
+            elif self._family == "llama" and ".attn_k." in tensor.name:
                 data = _half_split(data, config.num_kv_heads)
-            out[_name(tensor.name)] = torch.from_numpy(np.array(data))
+            out[name] = torch.from_numpy(np.array(data))
         return out
 
     def tokenizer_json(self) -> str:

@@ -20,7 +20,12 @@ from gma_torch.rope import rope_table, turn
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """Sizes of a decoder without biases and with RoPE over the whole head width."""
+    """Sizes of a decoder with RoPE over the whole head width.
+
+    Attributes:
+        tied: whether the embedding is the head too.
+        sliding_window: newest tokens that its attention sees (Mistral); None: all.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -31,6 +36,8 @@ class LlamaConfig:
     intermediate_size: int
     rms_norm_eps: float
     rope_theta: float
+    tied: bool = True
+    sliding_window: int | None = None
 
 
 @dataclass
@@ -132,8 +139,8 @@ class Llama:
     Norms and the residual stream are float32; matrix products run in `compute` (bfloat16 is about
     three times as fast as float32 on CPUs that have it, and good enough for teacher targets).
 
-    `adapters` maps names of matrices to low-rank updates (A [rank, in], B [out, rank]): the matrix
-    that counts is W + B A.
+    Biases are added where `weights` has them (q, k and v of Qwen2). `adapters` maps names of
+    matrices to low-rank updates (A [rank, in], B [out, rank]): the matrix that counts is W + B A.
     """
 
     def __init__(
@@ -149,8 +156,16 @@ class Llama:
             name: w.float() if w.dim() == 1 else w.to(compute) for name, w in weights.items()
         }
 
+    @property
+    def attention(self) -> Attend:
+        """The model's own attention."""
+        window = self.config.sliding_window
+        return full_attention if window is None else window_attention(window, 0)
+
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        out = F.linear(x.to(self.compute), self.weights[name])
+        bias = self.weights.get(name.removesuffix("weight") + "bias")
+        out = F.linear(x.to(self.compute), self.weights[name],
+                       None if bias is None else bias.to(self.compute))  # fmt: skip
         if name not in self.adapters:
             return out
         down, up = self.adapters[name]
@@ -202,5 +217,6 @@ class Llama:
         return rms_norm(x, self.weights["model.norm.weight"], c.rms_norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., d] -> [..., vocab] in float32 (the embedding is tied)."""
-        return self._linear(hidden, "model.embed_tokens.weight").float()
+        """[..., d] -> [..., vocab] in float32."""
+        name = "model.embed_tokens.weight" if self.config.tied else "lm_head.weight"
+        return self._linear(hidden, name).float()

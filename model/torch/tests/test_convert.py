@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import zipfile
 from dataclasses import replace
@@ -16,13 +17,23 @@ from gma_torch.checkpoint import load_model
 from gma_torch.convert import apply as apply_module
 from gma_torch.convert import base as base_module
 from gma_torch.convert.apply import apply_delta, save_delta
-from gma_torch.convert.base import ConvertError, PinnedBase, fetch_base, sha256
+from gma_torch.convert.base import (
+    ConvertError,
+    NotEnoughMemoryError,
+    PinnedBase,
+    fetch_base,
+    require_memory,
+    sha256,
+)
 from gma_torch.convert.cli import main
 from gma_torch.convert.data import ChatEncoder, Message
-from gma_torch.convert.distill import Distill, require_memory
+from gma_torch.convert.distill import Distill, student_attention
 from gma_torch.convert.mixer import TransferMixer
 from gma_torch.convert.recipe import EndToEnd, Recipe, Stage
 from gma_torch.convert.transfer import Transfer
+from gma_torch.convert.warm import component_use
+from gma_torch.convert.windows import damages, divide
+from gma_torch.evaluate.scoring import teacher_of
 from gma_torch.gguf_base import GgufBase
 from gma_torch.llama import CachedAttention, Heads, Llama, full_attention, window_attention
 
@@ -445,8 +456,82 @@ def test_the_model_directory_computes_what_was_distilled(
         torch.testing.assert_close(model(tokens), want, rtol=2e-4, atol=2e-4)
         plain = distill.teacher.logits(distill.teacher.hidden(tokens, distill.attend))
     assert not torch.allclose(want, plain, atol=1e-2)  # the adapters count
+    with pytest.raises(ValueError, match="changed the base's matrices: give --base"):
+        teacher_of(tmp_path / "model")
 
 
 def test_too_little_memory_is_said() -> None:
-    with pytest.raises(ConvertError, match=r"about 1000000\.0 GB needed"):
-        require_memory(10**15)
+    with pytest.raises(NotEnoughMemoryError, match=r"about 1000000\.0 GB needed"):
+        require_memory(10**15, "end_to_end")
+
+
+def test_a_run_starts_from_a_delta_and_keeps_the_most_used_components(
+    gguf_file: Path, pinned_delta: tuple[Path, Transfer]
+) -> None:
+    path, before = pinned_delta
+    same = _transfer(gguf_file)
+    same.start_from(path)
+    for a, b in zip(before.mixers, same.mixers, strict=True):
+        for name, value in a.state_dict().items():
+            assert torch.equal(value, b.state_dict()[name]), name
+    few = _transfer(gguf_file, replace(RECIPE, components=3))
+    few.start_from(path)
+    tokens = few._batch(0, RECIPE.start_sequences, RECIPE.start_length)
+    use = component_use(few.teacher, before.mixers, tokens)
+    for old, new, used in zip(before.mixers, few.mixers, use, strict=True):
+        for g in range(GROUPS):
+            kept = [k for k in range(4) if k != int(used[g].argmin())]
+            assert torch.equal(new.component_mean[g], old.component_mean[g, kept])
+            assert torch.equal(new.slot_bias[g], old.slot_bias[g, :, kept])
+        assert torch.equal(new.route, old.route)
+    with pytest.raises(ConvertError, match="from 4 components to 5"):
+        _transfer(gguf_file, replace(RECIPE, components=5)).start_from(path)
+    with pytest.raises(ConvertError, match="routing_dim is 4, the recipe's is 2"):
+        _transfer(gguf_file, replace(RECIPE, routing_dim=2)).start_from(path)
+
+
+def test_damage_of_a_window_is_what_it_costs(gguf_file: Path) -> None:
+    """Small errors of one layer: the estimate is the KL that they cause."""
+    transfer = _transfer(gguf_file)
+    transfer.start()
+    teacher, mixers = transfer.teacher, transfer.mixers
+    rows = [torch.tensor([_Text().sequence(900 + n, 60)]) for n in range(30)]
+    choices = [8, 24, 60]
+    table = sum(damages(teacher, mixers, row, choices, n) for n, row in enumerate(rows)) / len(rows)
+    assert (table[:, 2] == 0).all() and (table[:, 1] < table[:, 0]).all()
+    for layer in range(LAYERS):
+        windows = [59] * LAYERS  # all but exact
+        windows[layer] = 24
+        student = student_attention(mixers, windows)
+        cost = 0.0
+        with torch.no_grad():
+            for row in rows:
+                want = torch.log_softmax(teacher.logits(teacher.hidden(row, full_attention)), -1)
+                have = torch.log_softmax(teacher.logits(teacher.hidden(row, student)), -1)
+                cost += float((want.exp() * (want - have)).sum(-1).mean()) / len(rows)
+        assert float(table[layer, 1]) == pytest.approx(cost, rel=0.5)
+
+
+def test_rows_are_divided_best() -> None:
+    gen = torch.Generator().manual_seed(0)
+    choices = [2, 4, 10]
+    for rows in (8, 12, 17, 40):
+        table = torch.rand(4, 3, generator=gen)
+        best = min(
+            (sum(float(table[n, c]) for n, c in enumerate(pick)), pick)
+            for pick in itertools.product(range(3), repeat=4)
+            if sum(choices[c] for c in pick) <= rows
+        )
+        assert divide(table, choices, rows) == [choices[c] for c in best[1]]
+    with pytest.raises(ValueError, match="7 rows are too few for 4 layers of 2"):
+        divide(torch.rand(4, 3), choices, 7)
+
+
+def test_time_ends_a_distillation_with_its_cosine(gguf_file: Path, tmp_path: Path) -> None:
+    distill = _distill(gguf_file)
+    distill.seconds = 59.0
+    distill.train_step(59 / 60)
+    assert max(g["lr"] / g["rate"] for g in distill.optimizer.param_groups) < 0.03
+    distill.seconds = 61.0
+    distill.run(tmp_path / "e.safetensors", minutes=1.0)
+    assert distill.step == 1 and (tmp_path / "e.safetensors").exists()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from gma_torch.convert.data import ChatEncoder
 from gma_torch.decoder import GmaDecoder
 from gma_torch.evaluate.chat import Chat
 from gma_torch.evaluate.cli import main
-from gma_torch.evaluate.recall import _prompts
+from gma_torch.evaluate.questions import copy_prompts, recall_prompts
 from gma_torch.evaluate.report import evaluate, table
 from gma_torch.evaluate.scoring import (
     cache_bytes_per_token,
@@ -27,8 +29,9 @@ from gma_torch.evaluate.scoring import (
     state_bytes,
     teacher_of,
 )
-from gma_torch.evaluate.texts import Window, chat_windows, text_windows
-from gma_torch.llama import full_attention
+from gma_torch.evaluate.sessions import GmaSession, TeacherSession, WindowSession
+from gma_torch.evaluate.texts import Window, chat_windows, document_tokens, text_windows
+from gma_torch.llama import Llama, full_attention, window_attention
 from gma_torch.tokenizer import chat_roles, save_tokenizer, train_tokenizer
 
 WORDS = "the cat saw a dog and the dog saw the cat but neither of them said a word about it. "
@@ -197,14 +200,51 @@ def test_a_conversation_through_its_state_equals_reading_it_whole(folder: Path) 
     assert chat.state.position == len(fed)
 
 
-def test_recall_prompts_hold_the_word_once_told_and_then_asked_for(folder: Path) -> None:
+@pytest.mark.parametrize("make", [recall_prompts, copy_prompts])
+def test_prompts_hold_the_word_once_told_and_then_asked_for(folder: Path, make: Callable) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     record = {"instruction": "the dog", "context": "", "response": "a cat"}
-    prompts = _prompts(ChatEncoder(tokenizer), [record] * 5, 24, 300)
-    assert len({word for _, word in prompts}) == 12 + 6
+    prompts = make(ChatEncoder(tokenizer), [record] * 5, 24, (300, 600))
+    assert len({word for _, word in prompts}) == (18 if make is recall_prompts else 24)
+    lengths = [len(ids) for ids, _ in prompts]
+    assert min(lengths) >= 300 and max(lengths) >= 600 and lengths != sorted(lengths)
     for ids, word in prompts:
         text = tokenizer.decode(ids, skip_special_tokens=False)
-        assert len(ids) >= 300
         assert word in text.split("<|im_end|>")[1]
         assert word not in "".join(text.split("<|im_end|>")[3:])
         assert text.endswith("<|im_start|>assistant\n")
+
+
+def test_sessions_read_in_any_pieces(folder: Path) -> None:
+    """GMA and teacher as in one call; the window against its definition, query by query."""
+    model, teacher = GmaDecoder.from_directory(folder), teacher_of(folder)
+    gen = torch.Generator().manual_seed(3)
+    tokens = torch.randint(3, 200, (60,), generator=gen)
+    window, sinks = 9, 3
+    makers = [lambda: GmaSession(model), lambda: TeacherSession(teacher),
+              lambda: WindowSession(teacher, window, sinks)]  # fmt: skip
+    for make in makers:
+        whole, parts = make(), make()
+        want = whole.feed(tokens)
+        got = torch.cat([parts.feed(x) for x in tokens.split([7, 1, 2, 30, 20])])
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=2e-4)
+    fitting = WindowSession(teacher, window, sinks).feed(tokens[: window + sinks])
+    plain = teacher.hidden(tokens[None, : window + sinks], window_attention(window, sinks))
+    torch.testing.assert_close(fitting, teacher.logits(plain)[0], rtol=1e-3, atol=2e-4)
+    one = Llama(
+        replace(teacher.config, num_layers=1), teacher.weights
+    )  # one layer: a cache by hand
+    last = WindowSession(one, window, sinks).feed(tokens)[-1]
+    cache = torch.cat([tokens[:sinks], tokens[-window:]])
+    by_hand = one.logits(one.hidden(cache[None], full_attention))[0, -1]
+    torch.testing.assert_close(last, by_hand, rtol=1e-3, atol=2e-4)
+
+
+def test_a_document_session_goes_on_with_the_next(folder: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    (tmp_path / "t.txt").write_text("the cat<|endoftext|>\na dog<|endoftext|>\n")
+    path = tmp_path / "t.txt"
+    want = [i for text in ("a dog", "the cat") for i in tokenizer.encode(text).ids]
+    assert document_tokens(tokenizer, path, 1, len(want)) == want
+    with pytest.raises(ValueError, match=f"has {len(want)} tokens, {len(want) + 1} wanted"):
+        document_tokens(tokenizer, path, 1, len(want) + 1)

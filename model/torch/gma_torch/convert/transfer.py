@@ -27,11 +27,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from gma_torch.convert.base import ConvertError
 from gma_torch.convert.data import Mixture
 from gma_torch.convert.mixer import TransferMixer, start_mixer
 from gma_torch.convert.recipe import Recipe, Stage
+from gma_torch.convert.warm import component_use, mixers_of_delta, thinned
 from gma_torch.joint import merge_reads, window_read
-from gma_torch.llama import Heads, Llama, full_attention
+from gma_torch.llama import Heads, Llama
 from gma_torch.rope import rope_table
 
 _LOG = logging.getLogger(__name__)
@@ -109,14 +111,32 @@ class Transfer:
         cos, sin = rope_table(0, recipe.start_length, config.head_dim, config.rope_theta)
 
         def attend(layer: int, heads: Heads) -> Tensor:
-            turn = layer % len(recipe.initial_beta)
-            beta = recipe.initial_beta[turn:] + recipe.initial_beta[:turn]
+            spread = recipe.initial_beta  # over the memory heads, another one first in each layer
+            beta = [spread[(layer + g) % len(spread)] for g in range(config.num_kv_heads)]
             start_mixer(self.mixers[layer], heads.q_rot, heads.k, cos, sin,
                         precision=recipe.initial_precision, beta=beta, gen=gen)  # fmt: skip
-            return full_attention(layer, heads)
+            return self.teacher.attention(layer, heads)
 
         with torch.no_grad():
             self.teacher.hidden(self._batch(0, recipe.start_sequences, recipe.start_length), attend)
+        self.sequences = recipe.start_sequences
+
+    def start_from(self, path: Path) -> None:
+        """Takes the mixers of an earlier delta, its most used components if the recipe has fewer.
+
+        The use is measured on the sequences that the k-means++ start would see.
+        """
+        recipe = self.recipe
+        mixers = mixers_of_delta(path, self.teacher.config.num_layers)
+        use = component_use(
+            self.teacher, mixers, self._batch(0, recipe.start_sequences, recipe.start_length)
+        )
+        mixers = [thinned(m, u, recipe.components) for m, u in zip(mixers, use, strict=True)]
+        for mine, given in zip(self.mixers, mixers, strict=True):
+            if mine.route.shape != given.route.shape:
+                raise ConvertError(f"{path}: routing_dim is {given.route.shape[1]}, the recipe's "
+                                   f"is {recipe.routing_dim}")  # fmt: skip
+            mine.load_state_dict(given.state_dict())
         self.sequences = recipe.start_sequences
 
     def _rate(self, done: float) -> float:
@@ -150,7 +170,7 @@ class Transfer:
         losses: list[float] = []
 
         def attend(layer: int, heads: Heads) -> Tensor:
-            target = full_attention(layer, heads)
+            target = self.teacher.attention(layer, heads)
             losses.append(self.layer_step(layer, heads, target, rate))
             return target
 
@@ -172,7 +192,7 @@ class Transfer:
         """The teacher's thread: every layer's heads and targets of every batch, in order."""
 
         def attend(layer: int, heads: Heads) -> Tensor:
-            target = full_attention(layer, heads)
+            target = self.teacher.attention(layer, heads)
             while not stop.is_set():
                 try:
                     out.put(_Lesson(layer, heads, target), timeout=1.0)

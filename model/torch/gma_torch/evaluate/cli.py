@@ -13,6 +13,8 @@ from tokenizers import Tokenizer
 
 from gma_torch.checkpoint import CheckpointError
 from gma_torch.config import ConfigError, GmaConfig
+from gma_torch.convert.base import ConvertError
+from gma_torch.convert.source import open_base
 from gma_torch.decoder import GmaDecoder
 from gma_torch.evaluate.report import evaluate, picture, table
 from gma_torch.evaluate.scoring import (
@@ -26,7 +28,7 @@ from gma_torch.evaluate.scoring import (
     teacher_of,
 )
 from gma_torch.evaluate.texts import Window, chat_windows, long_window, text_windows
-from gma_torch.llama import full_attention, window_attention
+from gma_torch.llama import Llama, window_attention
 from gma_torch.tokenizer import load_tokenizer
 
 _BASELINES = ("teacher", "window")
@@ -62,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
         help="also score what the model was converted from (teacher: full attention; window: a "
              "sliding window with 4 sinks of equal bytes); may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--base", type=Path, metavar="PATH",
+        help="what the model was converted from (GGUF file or folder of safetensors), for the "
+             "baselines; needed if the conversion changed its matrices",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="write eval.json and eval.png here")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of PyTorch")
     return parser
@@ -85,13 +92,18 @@ def _windows(args: argparse.Namespace, tokenizer: Tokenizer) -> dict[str, list[W
     return out
 
 
+def _base(path: Path) -> Llama:
+    base = open_base(path)
+    return Llama(base.config(), base.weights())
+
+
 def _scorers(args: argparse.Namespace) -> dict[str, Scorer]:
     """The model and the baselines asked for, by name."""
     config = GmaConfig.from_directory(args.model)
     size = state_bytes(config) / 1e6
     out = {f"GMA, state {size:.1f} MB": gma_scorer(GmaDecoder.from_directory(args.model))}
     if args.baseline:
-        teacher = teacher_of(args.model)
+        teacher = teacher_of(args.model) if args.base is None else _base(args.base)
         if "window" in args.baseline:
             width = equal_bytes_window(config)
             size = (width + SINKS) * cache_bytes_per_token(config) / 1e6
@@ -100,7 +112,7 @@ def _scorers(args: argparse.Namespace) -> dict[str, Scorer]:
         if "teacher" in args.baseline:
             rate = cache_bytes_per_token(config) / 1e3
             out[f"full attention, cache {rate:.0f} KB a token"] = softmax_scorer(
-                teacher, full_attention
+                teacher, teacher.attention
             )
     return out
 
@@ -134,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         _run(args)
-    except (OSError, ValueError, ConfigError, CheckpointError) as error:
+    except (OSError, ValueError, ConfigError, ConvertError, CheckpointError) as error:
         print(f"gma-eval: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ converted from a softmax transformer, that transformer itself and a sliding wind
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,8 +59,14 @@ def softmax_scorer(model: Llama, attend: Attend) -> Scorer:
 
 
 def teacher_of(folder: Path) -> Llama:
-    """The softmax transformer inside a converted model directory: same trunk, full attention."""
+    """The softmax transformer inside a converted model directory: same trunk, full attention.
+
+    ValueError if it is not one, or if the conversion changed the base's matrices.
+    """
     config = GmaConfig.from_directory(folder)
+    stamp = folder / "conversion.json"
+    if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")).get("base_changed"):
+        raise ValueError(f"{folder}: its conversion changed the base's matrices: give --base")
     if not all(layer.joint for layer in config.layers) or not config.tie_word_embeddings:
         raise ValueError(f"{folder}: not converted from a softmax model: it has no teacher inside")
     with torch.device("meta"):

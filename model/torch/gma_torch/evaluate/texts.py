@@ -55,6 +55,23 @@ def long_window(tokenizer: Tokenizer, path: Path, length: int) -> list[Window]:
     return [_window(tokenizer, ids[:length])]
 
 
+def document_tokens(tokenizer: Tokenizer, path: Path, first: int, length: int) -> list[int]:
+    """`length` tokens of a file of documents: document `first`, then those after it, in a circle.
+
+    ValueError if all of them together are shorter.
+    """
+    documents = [d for d in read_text(path).split("<|endoftext|>\n") if d.strip()]
+    encoder = ChatEncoder(tokenizer)
+    ids: list[int] = []
+    for n in range(len(documents)):
+        if len(ids) >= length:
+            break
+        ids += encoder.text(documents[(first + n) % len(documents)])
+    if len(ids) < length:
+        raise ValueError(f"{path}: has {len(ids)} tokens, {length} wanted")
+    return ids[:length]
+
+
 def chat_windows(
     tokenizer: Tokenizer, path: Path, count: int, length: int, *, first: int, system: str
 ) -> list[Window]:
