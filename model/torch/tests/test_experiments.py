@@ -269,7 +269,7 @@ def converted(tmp_path_factory):
 @pytest.mark.parametrize("test", judge.TESTS)
 def test_a_converted_model_is_judged(converted, tmp_path, test, monkeypatch):
     flags = ["--test", test, "--model", str(converted / "model"), "--base", str(converted / "base"),
-             "--data", str(converted), "--windows", "2", "--length", "90", "--prompts", "12",
+             "--data", str(converted), "--windows", "2", "--length", "250", "--prompts", "12",
              "--gap_low", "80", "--gap_high", "120", "--chat_first", "0", "--books", "2",
              "--ranges", "64", "128", "700", "--teacher_tokens", "100"]  # fmt: skip
     if test == "endless":  # a kill in a session that has been saved
