@@ -6,6 +6,7 @@
 #include <variant>
 
 #include "absl/synchronization/mutex.h"
+#include "client/lib/call_metadata.h"
 #include "client/lib/status.h"
 #include "grpcpp/client_context.h"
 
@@ -65,7 +66,8 @@ void Reactor::Start(const StreamEnvironment& env, absl::Duration timeout,
                     std::shared_ptr<Reactor> self) {
   self_ = std::move(self);
   absl::MutexLock lock(&mutex_);
-  if (!env.authorization.empty()) context_->AddMetadata("authorization", env.authorization);
+  AddMetadata(*context_, env.authorization,
+              std::visit([](const auto& request) { return request.session_id(); }, request_));
   if (timeout != absl::InfiniteDuration()) {
     context_->set_deadline(absl::ToChronoTime(absl::Now() + timeout));
   }

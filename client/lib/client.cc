@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "base/mapped_file.h"
 #include "base/status_macros.h"
+#include "client/lib/call_metadata.h"
 #include "client/lib/resume.h"
 #include "client/lib/status.h"
 #include "grpcpp/create_channel.h"
@@ -67,8 +68,9 @@ Client::Client(ClientOptions options, std::vector<std::unique_ptr<Target>> targe
 
 Client::~Client() { streams_.WaitForNone(); }
 
-void Client::Prepare(grpc::ClientContext& context, absl::Duration timeout) const {
-  if (!authorization_.empty()) context.AddMetadata("authorization", authorization_);
+void Client::Prepare(grpc::ClientContext& context, absl::Duration timeout,
+                     const std::string& session_id) const {
+  AddMetadata(context, authorization_, session_id);
   if (timeout != absl::InfiniteDuration()) {
     context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
   }
@@ -79,7 +81,11 @@ absl::StatusOr<Response> Client::Call(Stub Target::*stub, const Request& request
                                       grpc::Status (Stub::*method)(grpc::ClientContext*,
                                                                    const Request&, Response*)) {
   grpc::ClientContext context;
-  Prepare(context, options_.deadline);
+  if constexpr (requires { request.session_id(); }) {
+    Prepare(context, options_.deadline, request.session_id());
+  } else {
+    Prepare(context, options_.deadline);
+  }
   Target& target = targets_.current();
   Response response;
   const grpc::Status status = (target.*stub.*method)(&context, request, &response);
@@ -231,9 +237,9 @@ absl::StatusOr<v1::SessionInfo> Client::RewindSession(std::string_view session_i
 
 absl::StatusOr<std::string> Client::ExportSession(std::string_view session_id) {
   grpc::ClientContext context;
-  Prepare(context, options_.deadline);
   v1::ExportRequest request;
   request.set_session_id(std::string(session_id));
+  Prepare(context, options_.deadline, request.session_id());
   const auto reader = targets_.current().sessions.Export(&context, request);
   std::string blob;
   v1::StateChunk chunk;

@@ -104,7 +104,8 @@ class Client {
   StreamEnvironment Environment() {
     return {targets_, authorization_, streams_, options_.resume_for};
   }
-  void Prepare(grpc::ClientContext& context, absl::Duration timeout) const;
+  void Prepare(grpc::ClientContext& context, absl::Duration timeout,
+               const std::string& session_id = {}) const;
   template <typename Response, typename Stub, typename Request>
   absl::StatusOr<Response> Call(Stub Target::*stub, const Request& request,
                                 grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,

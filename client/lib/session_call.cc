@@ -22,7 +22,7 @@ void SessionCall::StartStream() {
   const int attempt = ++attempt_;
   const std::shared_ptr<SessionCall> self = shared_from_this();
   stream_ = SessionStream::Start(
-      env_,
+      env_, open_.session_id(),
       {.on_event = [self, attempt](auto event) { self->OnEvent(attempt, std::move(event)); },
        .on_over = [self, attempt](auto status) { self->OnOver(attempt, std::move(status)); }});
   v1::SessionRequest request;

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "client/lib/call_metadata.h"
 #include "client/lib/status.h"
 
 namespace gma::client {
@@ -13,11 +14,13 @@ SessionStream::SessionStream(const StreamEnvironment& env, Handler handler)
       token_(std::in_place, env.streams),
       context_(std::in_place) {}
 
-std::shared_ptr<SessionStream> SessionStream::Start(const StreamEnvironment& env, Handler handler) {
+std::shared_ptr<SessionStream> SessionStream::Start(const StreamEnvironment& env,
+                                                    const std::string& session_id,
+                                                    Handler handler) {
   auto stream = std::make_shared<SessionStream>(env, std::move(handler));
   stream->self_ = stream;
   absl::MutexLock lock(&stream->mutex_);
-  if (!env.authorization.empty()) stream->context_->AddMetadata("authorization", env.authorization);
+  AddMetadata(*stream->context_, env.authorization, session_id);
   stream->target_.generation.async()->Session(&*stream->context_, stream.get());
   // Writes start outside of reactions, so the stream must not be over before they know.
   stream->AddHold();

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -28,7 +29,9 @@ class SessionStream final
   };
 
   SessionStream(const StreamEnvironment& env, Handler handler);
-  static std::shared_ptr<SessionStream> Start(const StreamEnvironment& env, Handler handler);
+  // `session_id`: empty for a new session.
+  static std::shared_ptr<SessionStream> Start(const StreamEnvironment& env,
+                                              const std::string& session_id, Handler handler);
 
   // What is sent to a stream that is over is dropped.
   void Send(v1::SessionRequest request) ABSL_LOCKS_EXCLUDED(mutex_);

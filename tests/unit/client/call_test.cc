@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <string>
+#include <vector>
 
 #include "absl/synchronization/notification.h"
 #include "client/lib/status.h"
@@ -46,6 +47,24 @@ TEST(Generate, StreamsToTheEnd) {
   EXPECT_EQ(*Read(*answer), "\xE2\x82\xACxxx");
   EXPECT_EQ(answer->started().seed(), 1u);
   EXPECT_EQ(answer->finished().at(0).reason(), v1::FINISH_REASON_LENGTH);
+}
+
+TEST(Generate, NamesItsSessionForProxies) {
+  ScriptedServer server;
+  const std::string id(32, 'a');
+  std::vector<std::string> named;
+  server.on_generate = [&](auto& context, auto&, auto&) {
+    const auto found = context.client_metadata().find("gma-session");
+    const bool there = found != context.client_metadata().end();
+    named.push_back(there ? std::string(found->second.data(), found->second.size()) : "none");
+    return grpc::Status(grpc::StatusCode::NOT_FOUND, "");
+  };
+  for (const std::string& session : {id, std::string(), std::string("no\nid"), id + "a"}) {
+    v1::GenerateRequest request;
+    request.set_session_id(session);
+    EXPECT_FALSE(Read(*server.client().Generate(request)).ok());
+  }
+  EXPECT_EQ(named, (std::vector<std::string>{id, "none", "none", "none"}));
 }
 
 TEST(Generate, AStreamThatEndsWithoutFinishedIsNeverOk) {
