@@ -135,8 +135,8 @@ void CheckpointRing::Return(std::string_view name) {
   }
 }
 
-std::deque<Checkpoint>::iterator CheckpointRing::Replaced(CheckpointKind kind,
-                                                          std::string_view name, size_t bytes) {
+std::vector<Checkpoint>::iterator CheckpointRing::Replaced(CheckpointKind kind,
+                                                           std::string_view name, size_t bytes) {
   if (kind == CheckpointKind::kNamed) {
     const auto same = std::find_if(checkpoints_.begin(), checkpoints_.end(),
                                    [&](const Checkpoint& other) { return other.name == name; });
@@ -146,7 +146,7 @@ std::deque<Checkpoint>::iterator CheckpointRing::Replaced(CheckpointKind kind,
   return bytes_ + bytes > limit_ ? Victim(kind) : checkpoints_.end();
 }
 
-std::deque<Checkpoint>::iterator CheckpointRing::Victim(CheckpointKind kind) {
+std::vector<Checkpoint>::iterator CheckpointRing::Victim(CheckpointKind kind) {
   for (const CheckpointKind victim : {CheckpointKind::kAutomatic, CheckpointKind::kNumbered}) {
     const auto found =
         std::find_if(checkpoints_.begin(), checkpoints_.end(),
@@ -157,7 +157,7 @@ std::deque<Checkpoint>::iterator CheckpointRing::Victim(CheckpointKind kind) {
   return checkpoints_.end();
 }
 
-void CheckpointRing::Erase(const std::deque<Checkpoint>::iterator& checkpoint) {
+void CheckpointRing::Erase(const std::vector<Checkpoint>::iterator& checkpoint) {
   bytes_ -= checkpoint->row->bytes().size();
   checkpoints_.erase(checkpoint);
 }

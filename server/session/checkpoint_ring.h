@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -90,7 +89,7 @@ class CheckpointRing {
   // Null: there is none of this name. REQUIRES: name is not empty.
   const Checkpoint* Find(std::string_view name) const;
   // Oldest first.
-  const std::deque<Checkpoint>& all() const { return checkpoints_; }
+  const std::vector<Checkpoint>& all() const { return checkpoints_; }
   // Tokens fed at the newest checkpoint of the present past; 0: there is none.
   int64_t latest_fed() const;
   size_t bytes() const { return bytes_; }
@@ -114,16 +113,16 @@ class CheckpointRing {
  private:
   // The one that goes for a new one of `kind` called `name`: of that name, or, where the ring is
   // full, what may go; end() when none goes.
-  std::deque<Checkpoint>::iterator Replaced(CheckpointKind kind, std::string_view name,
-                                            size_t bytes);
+  std::vector<Checkpoint>::iterator Replaced(CheckpointKind kind, std::string_view name,
+                                             size_t bytes);
   // What may go for one of `kind`; end() when nothing may.
-  std::deque<Checkpoint>::iterator Victim(CheckpointKind kind);
-  void Erase(const std::deque<Checkpoint>::iterator& checkpoint);
+  std::vector<Checkpoint>::iterator Victim(CheckpointKind kind);
+  void Erase(const std::vector<Checkpoint>::iterator& checkpoint);
   std::string NextNumber();
 
   size_t limit_;
   CheckpointTotals* totals_;
-  std::deque<Checkpoint> checkpoints_;  // oldest first
+  std::vector<Checkpoint> checkpoints_;  // oldest first
   size_t bytes_ = 0;
   int64_t last_number_ = 0;
 };

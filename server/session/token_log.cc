@@ -83,7 +83,7 @@ SessionPoint TokenLog::PointAt(int64_t context) const {
 
 void TokenLog::Truncate(int64_t end) {
   GMA_CHECK(first_ <= end && end <= this->end());
-  tokens_.resize(static_cast<size_t>(end - first_));
+  tokens_.shrink(static_cast<size_t>(end - first_));
   while (!turns_.empty() && turns_.back().start >= end) turns_.pop_back();
 }
 
@@ -127,8 +127,8 @@ absl::StatusOr<TokenLog> TokenLog::Parse(std::string_view bytes, int32_t vocab_s
   ByteReader reader(bytes);
   reader(log.limit_, log.first_, log.starts_at_first_, tokens, turns);
   const bool whole = reader.AtEnd() && AllTokens(tokens, vocab_size);
-  log.tokens_.assign(tokens.begin(), tokens.end());
-  log.turns_.assign(std::make_move_iterator(turns.begin()), std::make_move_iterator(turns.end()));
+  log.tokens_.assign(std::move(tokens));
+  log.turns_.assign(std::move(turns));
   if (whole && log.Sound(vocab_size, context)) return log;
   return absl::InvalidArgumentError("the session's token log contradicts itself");
 }

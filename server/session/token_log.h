@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "server/session/byte_codec.h"
 #include "server/session/session_point.h"
+#include "server/session/sliding_vector.h"
 
 namespace gma {
 
@@ -81,8 +81,8 @@ class TokenLog {
   // known at each of those, unless the log starts at first_.
   int64_t first_ = 0;
   bool starts_at_first_ = true;
-  std::deque<int32_t> tokens_;
-  std::deque<Turn> turns_;  // ascending starts; the oldest covers begin(), or it is all there is
+  SlidingVector<int32_t> tokens_;
+  SlidingVector<Turn> turns_;  // ascending starts; the oldest covers begin(), or it is all there is
 };
 
 }  // namespace gma
