@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/mapped_file.h"
 #include "base/status_macros.h"
@@ -64,6 +65,16 @@ std::vector<int32_t> EndTokens(const ModelConfig& config, const GenerationDefaul
   return tokens;
 }
 
+// The decoder's options have the names of the flags that they come from.
+absl::Status NameFlag(const absl::Status& status) {
+  for (const char* option : {"device", "decoder", "weights"}) {
+    if (absl::StartsWith(status.message(), absl::StrCat(option, " is "))) {
+      return absl::Status(status.code(), absl::StrCat("--", std::string(status.message())));
+    }
+  }
+  return status;
+}
+
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModel(const ServerOptions& options) {
@@ -81,15 +92,16 @@ absl::StatusOr<LoadedModel> LoadModel(const ServerOptions& options) {
   GMA_ASSIGN_OR_RETURN(model.chat, LoadChat(options.model, *model.tokenizer));
   GMA_ASSIGN_OR_RETURN(GenerationDefaults defaults,
                        LoadGenerationDefaults(options.model, config.vocab_size));
-  GMA_ASSIGN_OR_RETURN(
-      model.decoder,
+  auto decoder =
       CompiledDecoder::Load(model.directory, {.device = options.device,
                                               .decoder = options.decoder,
                                               .weights = options.weights,
                                               .max_batch_rows = options.max_batch_rows,
                                               .max_step_tokens = options.max_step_tokens,
                                               .compensated_state = options.compensated_state,
-                                              .threads = options.threads}));
+                                              .threads = options.threads});
+  if (!decoder.ok()) return NameFlag(decoder.status());
+  model.decoder = *std::move(decoder);
   model.served = Describe(model, options);
   model.served.end_tokens = EndTokens(config, defaults);
   model.served.defaults = std::move(defaults);

@@ -2,8 +2,11 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -95,6 +98,15 @@ absl::StatusOr<std::unique_ptr<SessionStore>> OpenStore(const ServerOptions& opt
   return *std::move(store);
 }
 
+// Bytes of the store; without one, none.
+double DiskBudgetOf(const ServerOptions& options) {
+  if (options.state_dir.empty() && options.redis.empty()) return 0;
+  // That of Redis is Redis's own.
+  const bool bounded = !options.state_dir.empty() && options.park_disk_bytes > 0;
+  return bounded ? static_cast<double>(options.park_disk_bytes)
+                 : std::numeric_limits<double>::infinity();
+}
+
 SnapshotScope ScopeOf(const StateKey& key, const LoadedModel& model) {
   return {.key = key,
           .fingerprint = model.served.fingerprint,
@@ -110,6 +122,8 @@ absl::Status StartEngine(const ServerOptions& options, const StateKey& key, Part
                                    .device = served.device,
                                    .weights = served.weights});
   parts.metrics->model_load_seconds->Set(absl::ToDoubleSeconds(parts.load_time));
+  parts.metrics->session_memory_budget->Set(static_cast<double>(options.park_memory_bytes));
+  parts.metrics->session_disk_budget->Set(DiskBudgetOf(options));
   parts.metrics->model_weights_bytes->Set(static_cast<double>(parts.model.decoder->weight_bytes()));
   const EngineOptions engine_options{
       .max_sessions = options.max_sessions,
@@ -177,12 +191,15 @@ absl::Status StartPorts(const ServerOptions& options, const StateKey& key, Parts
 absl::Status WritePortFile(const std::string& path, const Parts& parts) {
   if (path.empty()) return absl::OkStatus();
   const std::string draft = absl::StrCat(path, ".", getpid());
+  errno = 0;
   std::ofstream file(draft);
   file << "{\"grpc\": " << parts.rpc->port() << ", \"metrics\": " << parts.ops->port() << "}\n";
   file.close();
   if (file.good() && std::rename(draft.c_str(), path.c_str()) == 0) return absl::OkStatus();
+  const int error = errno;
   std::remove(draft.c_str());
-  return absl::FailedPreconditionError(absl::StrCat("--port_file: cannot write ", path));
+  return absl::FailedPreconditionError(
+      absl::StrCat("--port_file: cannot write ", path, ": ", std::strerror(error)));
 }
 
 void LogServing(const ServerOptions& options, const Parts& parts) {

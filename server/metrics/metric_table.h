@@ -73,6 +73,8 @@ struct MetricRow {
   X(kSessions, kGauge, "gma_sessions", "tier", "Open sessions, without private ones.")             \
   X(kSessionParkedBytes, kGauge, "gma_session_parked_bytes", "",                                   \
     "Bytes of state rows of parked sessions in host memory.")                                      \
+  X(kSessionBudgetBytes, kGauge, "gma_session_budget_bytes", "tier",                               \
+    "Bytes that parked sessions may take, of host memory and in the store; +Inf: no limit.")       \
   X(kSessionRestoreTime, kHistogram, "gma_session_restore_seconds", "tier",                        \
     "Time to bring a session back into the pool, by the tier that it was in.")                     \
   X(kSnapshotSaveTime, kHistogram, "gma_snapshot_save_seconds", "",                                \

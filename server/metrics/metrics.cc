@@ -131,6 +131,8 @@ void BuildTiersAndStore(Builder& builder, Metrics& metrics) {
     metrics.sessions.Set(i, builder.Gauge(kSessions, {{"tier", kTiers[i]}}));
   }
   metrics.session_parked_bytes = builder.Gauge(kSessionParkedBytes);
+  metrics.session_memory_budget = builder.Gauge(kSessionBudgetBytes, {{"tier", "memory"}});
+  metrics.session_disk_budget = builder.Gauge(kSessionBudgetBytes, {{"tier", "disk"}});
   struct Move {
     const char *from, *to, *reason;
   };

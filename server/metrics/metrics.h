@@ -126,7 +126,7 @@ struct Metrics {
   MetricsByLabel<RowUseLabel, prometheus::Gauge, 3> state_rows;
   prometheus::Gauge* session_capacity;
   MetricsByLabel<TierLabel, prometheus::Gauge, 3> sessions;
-  prometheus::Gauge* session_parked_bytes;
+  prometheus::Gauge *session_parked_bytes, *session_memory_budget, *session_disk_budget;
   MetricsByLabel<EvictionLabel, prometheus::Counter, 6> session_evictions;
   // By the tier that a session comes from: memory, disk. Engine thread.
   std::array<std::unique_ptr<HistogramBatch>, 2> session_restore_time;

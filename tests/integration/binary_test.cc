@@ -77,13 +77,14 @@ TEST(BinaryTest, WhatCannotStartSaysWhyInOneLineAndExitsWithTwo) {
       {{free, metrics, "--model", "/no/such/model"}, "/no/such/model"},
       {{free, metrics, "--model", broken.path()}, "model.safetensors"},
       {{"--model", kModel, "--max_sessions", "0"}, "--max_sessions"},
-      {{free, metrics, "--model", kModel, "--device", "abacus"}, "abacus"},
+      {{free, metrics, "--model", kModel, "--device", "abacus"}, "--device is \"abacus\""},
       {{"--model", kModel, "--listen", taken.address()}, taken.address()},
       {{free, "--model", kModel, "--metrics_listen", taken.address()}, taken.address()},
       {{"--model", kModel, "--listen", "0.0.0.0:0"}, "--insecure_remote"},
       {{free, metrics, "--model", kModel, "--state_key", open_key}, "must have mode 0600"},
       {{free, metrics, "--model", kModel, "--state_key", "/no/such/folder/key"}, "--state_key: "},
-      {{free, metrics, "--model", kModel, "--port_file", "/no/such/folder/ports"}, "--port_file"},
+      {{free, metrics, "--model", kModel, "--port_file", "/no/such/folder/ports"},
+       "--port_file: cannot write /no/such/folder/ports: No such file or directory"},
   };
   for (const auto& [flags, part] : cases) {
     ServerProcess process(flags);
