@@ -51,6 +51,9 @@ class EngineState {
   // Whether so many rows are free; parks idle sessions other than `except` for it.
   bool MakeRows(int32_t rows, const Session* except = nullptr);
   bool ParkOne(const Session* except);
+  // A row of the pool as it is kept. The session goes on with the numbers that were kept: one that
+  // is brought back draws what it would have drawn here. REQUIRES: idle.
+  std::shared_ptr<const RowBytes> Encode(Session& session);
   void Park(Session& session);
   // Brings it from memory to the pool; false: there is no room.
   bool Wake(Session& session);

@@ -77,10 +77,7 @@ bool EngineStore::Save(Session& session, SavedCallback done) {
     return false;
   }
   std::shared_ptr<const RowBytes> row = session.parked();
-  if (row == nullptr) {
-    row = std::make_shared<const RowBytes>(
-        EncodeRow(decoder_.state_layout(), session.row().bytes(), options_.park_format));
-  }
+  if (row == nullptr) row = Encode(session);
   const absl::Duration idle = clock_.Monotonic() - session.idle_since();
   const Name name(session.owner().name, session.id());
   keeper_->Save({.name = {.owner = name.first, .id = name.second},

@@ -21,10 +21,19 @@ bool EngineState::ParkOne(const Session* except) {
   return true;
 }
 
-void EngineState::Park(Session& session) {
+std::shared_ptr<const RowBytes> EngineState::Encode(Session& session) {
   auto encoded = std::make_shared<const RowBytes>(
       EncodeRow(decoder_.state_layout(), session.row().bytes(), options_.park_format));
-  table_.Park(session, std::move(encoded));
+  if (options_.park_format != RowEncoding::kFloat32) {
+    DecodeRow(decoder_.state_layout(), *encoded, options_.park_format, session.row().bytes());
+  }
+  return encoded;
+}
+
+void EngineState::Park(Session& session) {
+  table_.Park(session, Encode(session));
+  // The journal cannot tell of the rounding: what is fed next follows a snapshot.
+  if (options_.park_format != RowEncoding::kFloat32) session.stored().needs_snapshot = true;
   metrics_.session_evictions[EvictionLabel::kPoolToMemory]->Increment();
 }
 

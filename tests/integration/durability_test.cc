@@ -191,6 +191,55 @@ TEST_F(DurabilityTest, ServingGoesOnWhileTheStoreIsFull) {
   EXPECT_THAT(serving.process->Log(), HasSubstr("\"store_failed\""));
 }
 
+// Tokens with logprobs of three answers of one session, which is parked before the second and has a
+// snapshot before each; with `kill` the server dies in the third.
+std::vector<std::string> AnswersOfParked(std::vector<std::string> flags, bool kill) {
+  flags.insert(flags.end(), {"--park_format", "bf16", "--snapshot_tokens", "8"});
+  flags[3] = "1";  // --max_sessions
+  std::optional<Serving> serving(std::in_place, flags);
+  const auto open = [&] {
+    grpc::ClientContext context;
+    v1::SessionInfo info;
+    const auto sessions = v1::Sessions::NewStub(serving->channel);
+    EXPECT_TRUE(sessions->Open(&context, {}, &info).ok());
+    return info.session_id();
+  };
+  const std::string session = open();
+  std::vector<std::string> drawn;
+  uint64_t last = 0;
+  for (int turn = 0; turn < 3; ++turn) {
+    v1::GenerateRequest request = TurnRequest(session, 7, turn);
+    request.set_request_key(absl::StrCat("turn ", turn));
+    request.mutable_sampling()->set_top_logprobs(0);
+    for (bool finished = false; !finished;) {
+      request.set_after(last);
+      grpc::ClientContext context;
+      const auto reader = serving->stub->Generate(&context, request);
+      for (v1::GenerateResponse event; !finished && reader->Read(&event);) {
+        if (event.sequence() > 0) last = event.sequence();
+        if (event.has_tokens()) last += static_cast<uint64_t>(event.tokens().tokens_size()) - 1;
+        for (const v1::Token& token : event.tokens().tokens()) {
+          drawn.push_back(token.SerializeAsString());
+        }
+        finished = event.has_finished();
+        if (!kill || turn != 2 || drawn.size() < 2 * kTokens + 5) continue;
+        kill = false;
+        serving->process->Signal(SIGKILL);
+      }
+      if (finished) break;
+      serving.emplace(flags);
+    }
+    if (turn == 0) open();
+  }
+  return drawn;
+}
+
+TEST_F(DurabilityTest, ARoundedSessionGoesOnAfterAKillAsItWould) {
+  const std::vector<std::string> drawn = AnswersOfParked(Flags(dir_.File("one")), false);
+  EXPECT_EQ(drawn.size(), static_cast<size_t>(3 * kTokens));
+  EXPECT_EQ(AnswersOfParked(Flags(dir_.File("other")), true), drawn);
+}
+
 TEST_F(DurabilityTest, ADirectoryIsOneServersAndItsKeyIsSecret) {
   const std::string directory = dir_.File("state");
   Serving serving(Flags(directory));

@@ -58,7 +58,7 @@ absl::StatusOr<std::unique_ptr<Subject>> Subject::Start(const std::string& progr
   GMA_ASSIGN_OR_RETURN(subject->server_, testing::RunningServer::Start(program, std::move(flags)));
   client::ClientOptions options;
   options.address = subject->server_->address();
-  options.deadline = absl::Minutes(10);
+  options.deadline = options.resume_for = absl::Minutes(10);  // on a busy machine, too
   GMA_ASSIGN_OR_RETURN(subject->client_, client::Client::Create(options));
   GMA_ASSIGN_OR_RETURN(const v1::SessionInfo info, subject->client_->CreateSession({}));
   subject->session_ = info.session_id();
