@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from suite import kernel_cells, neighbour_cells, report, serve_cells, step_cells
+from suite import (
+    idle_cells,
+    kernel_cells,
+    neighbour_cells,
+    report,
+    serve_cells,
+    session_cells,
+    step_cells,
+)
 from suite.cells import Cell
 from suite.lab import BITS, ROOT, Lab, Missing, Options, Task
 from suite.progress import Bar
@@ -32,6 +40,8 @@ GROUPS: dict[str, Callable[[Lab], Iterator[Task]]] = {
     "serve": serve_cells.serving,
     "first_token": serve_cells.first_tokens,
     "idle": serve_cells.idle_sessions,
+    "session": session_cells.sessions,
+    "idle_tiers": idle_cells.idle_tiers,
 }
 
 

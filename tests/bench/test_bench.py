@@ -98,7 +98,15 @@ def test_step_bench_answers_commands_and_refusals():
 def test_a_short_run_writes_what_it_prints(tmp_path):
     out = tmp_path / "bench.json"
     program = [sys.executable, ROOT / "tests" / "bench" / "bench.py"]
-    flags = ["--quick", "--model", TINY, "--only", "kernel|first_token|idle", "--json", out]
+    flags = [
+        "--quick",
+        "--model",
+        TINY,
+        "--only",
+        "kernel|first_token|idle$|session",
+        "--json",
+        out,
+    ]
     run = subprocess.run([*program, *flags], capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     result = json.loads(out.read_text())
@@ -110,5 +118,8 @@ def test_a_short_run_writes_what_it_prints(tmp_path):
     assert cells.pop("resident bytes of an idle session, no checkpoints")["ratio"] >= 0
     assert all(made["ours"] > 0 and made["name"] in run.stdout for made in cells.values())
     assert cells["first token, prompt of 16, int8, 2 threads"]["gate"] == 60
+    assert cells["wake from disk, context 10"]["gate"] == 20
+    forks = cells["64 forks, context 10,000"]
+    assert forks["readings"] == 5 and forks["reference_name"] == "decode step"
     table = subprocess.run([*program, "--markdown", out], capture_output=True, text=True)
     assert table.stdout.count("\n| ") == len(result["cells"]) + 1

@@ -52,6 +52,22 @@ GATES: dict[str, Gate] = {
     "serve 16 streams, int8, 2 threads": Gate(0.90, 0.97),
     "time per token at context 1000000, int8, 2 threads": Gate(1.02, 1.005, "ratio at most"),
     "first token, prompt of 16, int8, 2 threads": Gate(60.0, None, "ours at most"),
+    **{
+        f"{call}, context {context}": Gate(milliseconds, None, "ours at most")
+        for context in ("10", "1,000,000")
+        for call, milliseconds in {
+            "wake from memory": 5.0,
+            "wake from memory, another parks for it": 5.0,
+            "wake from disk": 20.0,
+        }.items()
+    },
+    "decode step at context 1,000,000 over context 300": Gate(1.02, 1.005, "ratio at most"),
+    **{
+        f"idle sessions, {crowd}, {kept}: {where}": Gate(1.05, None, "ratio at most")
+        for crowd in ("100,000 of the tiny model", "2,000 of default")
+        for kept in ("f32", "bf16")
+        for where in ("memory", "disk")
+    },
 }
 
 

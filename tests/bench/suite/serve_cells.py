@@ -33,10 +33,10 @@ MODEL_THREAD_SHARE = 0.1
 class Server:
     """gma-server on free ports of loopback."""
 
-    def __init__(self, lab: Lab, *more_flags: str) -> None:
+    def __init__(self, lab: Lab, *more_flags: str, model: Path | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory()
         ports = Path(self._folder.name) / "ports.json"
-        self.command = [str(BIN / "gma-server"), "--model", str(lab.options.model)]
+        self.command = [str(BIN / "gma-server"), "--model", str(model or lab.options.model)]
         self.command += ["--weights", lab.options.weights, "--threads", str(THREADS)]
         if lab.options.decoder:
             self.command += ["--decoder", lab.options.decoder]
@@ -54,7 +54,9 @@ class Server:
                 raise WorkerError(f"gma-server ended: {' '.join(last)}")
             lab.bar.note("gma-server loads the model")
             time.sleep(0.05)
-        self.address = f"127.0.0.1:{json.loads(ports.read_text())['grpc']}"
+        told = json.loads(ports.read_text())
+        self.address = f"127.0.0.1:{told['grpc']}"
+        self.metrics_url = f"http://127.0.0.1:{told['metrics']}/metrics"
 
     def close(self) -> None:
         """Ends it."""
