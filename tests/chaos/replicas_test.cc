@@ -1,0 +1,315 @@
+// Three replicas behind HAProxy: one is killed, drained or frozen, Redis dies, hangs, is full, or
+// has forgotten; applications see what they would have seen without that.
+#include "tests/chaos/replicas.h"
+
+#include <csignal>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/lib/client.h"
+#include "gma/v1/generation.grpc.pb.h"
+#include "gmock/gmock.h"
+#include "grpcpp/grpcpp.h"
+#include "gtest/gtest.h"
+#include "tests/chaos/load.h"
+#include "tests/support/status_matchers.h"
+
+namespace gma::chaos {
+namespace {
+
+using ::gma::testing::IsOk;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr absl::Duration kPatience = absl::Seconds(60);
+
+template <typename Condition>
+bool Eventually(const Condition& condition, absl::Duration timeout = kPatience) {
+  const absl::Time end = absl::Now() + timeout;
+  while (!condition()) {
+    if (absl::Now() > end) return false;
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  return true;
+}
+
+std::unique_ptr<client::Client> NewClient(const std::string& address) {
+  client::ClientOptions options;
+  options.address = address;
+  options.resume_for = kPatience;
+  return *client::Client::Create(options);
+}
+
+class ReplicasTest : public ::testing::Test {
+ protected:
+  void SetUp() override { ASSERT_THAT(replicas_.Start(), IsOk()); }
+
+  std::unique_ptr<Load> StartLoad(const std::string& address) {
+    return std::make_unique<Load>(
+        LoadOptions{.address = address,
+                    .reference = replicas_.reference().address(),
+                    .seed = static_cast<uint64_t>(absl::ToUnixMicros(absl::Now())),
+                    .clients = 4,
+                    .sessions = 3,
+                    .patience = kPatience},
+        replicas_.open_state());
+  }
+  // Waits until so many more sessions were gone through and compared.
+  static bool Goes(const Load& load, int64_t sessions) {
+    const int64_t before = load.counts().sessions;
+    return Eventually(
+        [&] { return load.counts().sessions >= before + sessions || load.counts().faults > 0; });
+  }
+  static void Tell(const Load& load) {
+    const LoadCounts& counts = load.counts();
+    std::printf("%ld sessions, %ld turns, %ld tokens, %ld answers taken up again\n",
+                counts.sessions.load(), counts.turns.load(), counts.tokens.load(),
+                counts.resumes.load());
+  }
+
+  Replicas replicas_;
+};
+
+TEST_F(ReplicasTest, OneKilledUnderLoad) {
+  const auto load = StartLoad(replicas_.proxy_address());
+  for (const size_t i : {0, 1, 2, 0}) {
+    EXPECT_TRUE(Goes(*load, 4));
+    replicas_.replica(i).process().Kill();
+    EXPECT_TRUE(Goes(*load, 6));
+    replicas_.replica(i).process().Start();
+    ASSERT_THAT(replicas_.replica(i).WaitUntilServing(), IsOk());
+  }
+  load->Finish();
+  Tell(*load);
+  EXPECT_THAT(load->faults(), IsEmpty());
+  EXPECT_GT(replicas_.CountInLogs("\"session_restored\""), 0);
+}
+
+TEST_F(ReplicasTest, OneDrainedUnderLoad) {
+  const auto load = StartLoad(replicas_.proxy_address());
+  for (const size_t i : {1, 2}) {
+    EXPECT_TRUE(Goes(*load, 4));
+    Child& process = replicas_.replica(i).process();
+    process.Signal(SIGTERM);
+    EXPECT_TRUE(process.Ended(kPatience));
+    EXPECT_EQ(process.exit_code(), 0);
+    EXPECT_TRUE(Goes(*load, 6));
+    process.Start();
+    ASSERT_THAT(replicas_.replica(i).WaitUntilServing(), IsOk());
+  }
+  load->Finish();
+  Tell(*load);
+  EXPECT_THAT(load->faults(), IsEmpty());
+}
+
+TEST_F(ReplicasTest, OneFrozenUnderLoadAndBack) {
+  const auto load = StartLoad(replicas_.proxy_address());
+  for (const size_t i : {2, 0}) {
+    EXPECT_TRUE(Goes(*load, 4));
+    replicas_.replica(i).process().Signal(SIGSTOP);
+    EXPECT_TRUE(Goes(*load, 8));  // none of these gets through without the sessions of that one
+    replicas_.replica(i).process().Signal(SIGCONT);
+    EXPECT_TRUE(Goes(*load, 4));
+  }
+  load->Finish();
+  Tell(*load);
+  EXPECT_THAT(load->faults(), IsEmpty());
+}
+
+TEST_F(ReplicasTest, AListOfAddressesDoesWithoutAProxy) {
+  const auto load = StartLoad(replicas_.addresses());
+  EXPECT_TRUE(Goes(*load, 4));
+  replicas_.replica(0).process().Kill();
+  EXPECT_TRUE(Goes(*load, 6));
+  replicas_.replica(1).process().Signal(SIGTERM);
+  EXPECT_TRUE(Goes(*load, 6));
+  load->Finish();
+  Tell(*load);
+  EXPECT_THAT(load->faults(), IsEmpty());
+}
+
+// One session, a turn at a time, with the same on the reference beside it.
+class Pair {
+ public:
+  Pair(const std::string& address, Replicas& replicas)
+      : client_(NewClient(address)), reference_(NewClient(replicas.reference().address())) {
+    id_ = Open(*client_);
+    reference_id_ = Open(*reference_);
+  }
+
+  // A turn on both; what they say must be the same.
+  absl::Status Turn() {
+    const absl::StatusOr<std::string> said = Turn(*client_, id_, last_);
+    if (!said.ok()) return said.status();
+    const absl::StatusOr<std::string> right = Turn(*reference_, reference_id_, reference_last_);
+    if (!right.ok()) return right.status();
+    ++turns_;
+    if (*said == *right) return absl::OkStatus();
+    return absl::InternalError(absl::StrCat(*said, " is not ", *right));
+  }
+  // Asks another server, from here on.
+  void Use(const std::string& address) { client_ = NewClient(address); }
+  client::Client& client() { return *client_; }
+  const std::string& id() const { return id_; }
+  uint64_t last() const { return last_; }
+
+ private:
+  static std::string Open(client::Client& client) {
+    const auto info = client.CreateSession({});
+    EXPECT_THAT(info, IsOk());
+    return info.ok() ? info->session_id() : "";
+  }
+  absl::StatusOr<std::string> Turn(client::Client& client, const std::string& id, uint64_t& last) {
+    v1::GenerateRequest request;
+    request.set_session_id(id);
+    request.mutable_input()->set_text(absl::StrCat("And ", turns_, "? "));
+    request.mutable_sampling()->set_temperature(1);
+    request.mutable_sampling()->set_seed(static_cast<uint64_t>(turns_));
+    request.mutable_stop()->set_max_tokens(20);
+    request.mutable_stop()->set_ignore_eos(true);
+    request.set_after(last);
+    const auto answer = client.Generate(request);
+    std::string said;
+    for (;;) {
+      const auto piece = answer->Next();
+      if (!piece.ok()) return piece.status();
+      if (!piece->has_value()) break;
+      for (const v1::Token& token : (*piece)->tokens) absl::StrAppend(&said, token.id(), " ");
+    }
+    last = answer->last_sequence();
+    return said;
+  }
+
+  std::unique_ptr<client::Client> client_, reference_;
+  std::string id_, reference_id_;
+  uint64_t last_ = 0, reference_last_ = 0;
+  int turns_ = 0;
+};
+
+TEST_F(ReplicasTest, AnOwnerThatWasFrozenCanWriteNothing) {
+  Pair pair(replicas_.replica(0).address(), replicas_);
+  ASSERT_THAT(pair.Turn(), IsOk());
+  // A stream of the owner's, in the middle of an answer, that nobody cuts.
+  const auto stub = v1::Generation::NewStub(
+      grpc::CreateChannel(replicas_.replica(0).address(), grpc::InsecureChannelCredentials()));
+  v1::GenerateRequest request;
+  request.set_session_id(pair.id());
+  request.set_request_key("long");
+  request.mutable_input()->set_text("Tell me ");
+  request.mutable_stop()->set_max_tokens(1'000'000);
+  request.mutable_stop()->set_ignore_eos(true);
+  grpc::ClientContext context;
+  const auto reader = stub->Generate(&context, request);
+  v1::GenerateResponse event;
+  uint64_t last = 0;
+  while (last < pair.last() + 20 && reader->Read(&event)) {
+    last = event.sequence() + static_cast<uint64_t>(std::max(event.tokens().tokens_size() - 1, 0));
+  }
+  Child& owner = replicas_.replica(0).process();
+  owner.Signal(SIGSTOP);
+  // Another one takes the session over and goes on with the turn behind what was seen.
+  pair.Use(replicas_.replica(1).address());
+  const auto rest = pair.client().ResumeSession(pair.id(), last);
+  const auto piece = rest->Next();
+  ASSERT_THAT(piece, IsOk());
+  ASSERT_TRUE(piece->has_value());
+  EXPECT_EQ(rest->last_sequence() - (*piece)->tokens.size(), last);
+  owner.Signal(SIGCONT);
+  // The owner hears that it is none any more, writes nothing, and says so.
+  while (reader->Read(&event)) {
+  }
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::ABORTED) << status.error_message();
+  EXPECT_THAT(status.error_message(), HasSubstr("moved to another server"));
+  EXPECT_TRUE(Eventually([&] { return replicas_.CountInLogs("\"session_moved\"") > 0; }));
+  // Neither is what the other did lost, nor does the old owner answer from what it had: it asks.
+  rest->Cancel();
+  const auto there = NewClient(replicas_.replica(1).address())->GetSession(pair.id());
+  ASSERT_THAT(there, IsOk());
+  EXPECT_GT(there->last_sequence(), last);
+}
+
+TEST_F(ReplicasTest, AServerThatHadTheSessionBeforeAsksForItAgain) {
+  Pair pair(replicas_.replica(0).address(), replicas_);
+  for (int round = 0; round < 3; ++round) {
+    for (const size_t i : {0, 1, 2}) {
+      pair.Use(replicas_.replica(i).address());
+      ASSERT_THAT(pair.Turn(), IsOk()) << round << " " << i;
+      // Calls that write nothing are not answered from an old copy either.
+      pair.Use(replicas_.replica((i + 2) % 3).address());
+      const auto info = pair.client().GetSession(pair.id());
+      ASSERT_THAT(info, IsOk());
+      EXPECT_EQ(info->last_sequence(), pair.last());
+    }
+  }
+}
+
+TEST_F(ReplicasTest, RedisThatIsDeadHangsOrIsFullHoldsUpNobodyAndShows) {
+  Pair pair(replicas_.replica(0).address(), replicas_);
+  ASSERT_THAT(pair.Turn(), IsOk());
+  testing::RedisServer& redis = replicas_.redis();
+  const auto lags = [&] { return replicas_.replica(0).Metric("gma_store_lag_seconds") > 0; };
+  const auto keeps_up = [&] { return replicas_.replica(0).Metric("gma_store_lag_seconds") == 0; };
+  double errors = replicas_.Sum("gma_store_errors_total");
+  for (const std::string trouble : {"dead", "hangs", "full"}) {
+    if (trouble == "dead") redis.Kill();
+    if (trouble == "hangs") redis.Freeze();
+    if (trouble == "full") redis.Command({"CONFIG", "SET", "maxmemory", "1"});
+    for (int i = 0; i < 3; ++i) ASSERT_THAT(pair.Turn(), IsOk()) << trouble;
+    EXPECT_TRUE(Eventually(lags)) << trouble;
+    EXPECT_GT(replicas_.Sum("gma_store_errors_total"), errors) << trouble;
+    errors = replicas_.Sum("gma_store_errors_total");
+    if (trouble == "dead") redis.Restart();  // with nothing in it
+    if (trouble == "hangs") redis.Thaw();
+    if (trouble == "full") redis.Command({"CONFIG", "SET", "maxmemory", "0"});
+    EXPECT_TRUE(Eventually(keeps_up)) << trouble;
+    // What was said meanwhile is there for others.
+    replicas_.replica(0).process().Kill();
+    pair.Use(replicas_.replica(1).address());
+    ASSERT_THAT(pair.Turn(), IsOk()) << trouble;
+    replicas_.replica(0).process().Start();
+    ASSERT_THAT(replicas_.replica(0).WaitUntilServing(), IsOk());
+    pair.Use(replicas_.replica(0).address());
+    ASSERT_THAT(pair.Turn(), IsOk()) << trouble;
+  }
+}
+
+TEST_F(ReplicasTest, ARedisThatForgotIsToldAgain) {
+  Pair pair(replicas_.replica(0).address(), replicas_);
+  ASSERT_THAT(pair.Turn(), IsOk());
+  replicas_.redis().Command({"FLUSHALL"});
+  ASSERT_THAT(pair.Turn(), IsOk());
+  replicas_.replica(0).process().Kill();
+  pair.Use(replicas_.replica(1).address());
+  EXPECT_THAT(pair.Turn(), IsOk());
+}
+
+TEST_F(ReplicasTest, ARedisWithAnOldStateIsSeenThrough) {
+  Pair pair(replicas_.replica(0).address(), replicas_);
+  ASSERT_THAT(pair.Turn(), IsOk());
+  testing::RedisServer& redis = replicas_.redis();
+  const std::string copies = redis.Command({"EVAL",
+                                            "local n = 0 for _, key in ipairs(redis.call('KEYS', "
+                                            "'gma:*')) do redis.call('COPY', key, 'old:' .. key) n "
+                                            "= n + 1 end return n",
+                                            "0"});
+  EXPECT_NE(copies, "0");
+  ASSERT_THAT(pair.Turn(), IsOk());
+  replicas_.replica(0).process().Kill();
+  redis.Command({"EVAL",
+                 "for _, key in ipairs(redis.call('KEYS', 'gma:*')) do redis.call('DEL', key) end "
+                 "for _, key in ipairs(redis.call('KEYS', 'old:*')) do redis.call('RENAME', key, "
+                 "string.sub(key, 5)) end",
+                 "0"});
+  pair.Use(replicas_.replica(1).address());
+  const absl::Status status = pair.Turn();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("older than what the client"));
+}
+
+}  // namespace
+}  // namespace gma::chaos
