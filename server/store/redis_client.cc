@@ -186,9 +186,7 @@ absl::StatusOr<std::unique_ptr<RedisConnection>> RedisClient::Take(absl::Duratio
   }
   auto connection = RedisConnection::Open(address_, clock_, deadline);
   MutexLock lock(&mutex_);
-  if (connection.ok()) {
-    backoff_ = kFirstBackoff;
-  } else {
+  if (!connection.ok()) {
     not_before_ = clock_.Monotonic() + backoff_;
     backoff_ = std::min(2 * backoff_, kLastBackoff);
     last_failure_ = std::string(connection.status().message());
@@ -196,8 +194,19 @@ absl::StatusOr<std::unique_ptr<RedisConnection>> RedisClient::Take(absl::Duratio
   return connection;
 }
 
-void RedisClient::GiveBack(std::unique_ptr<RedisConnection> connection) {
+void RedisClient::GiveBack(std::unique_ptr<RedisConnection> connection, const absl::Status& status,
+                           absl::Duration deadline) {
   MutexLock lock(&mutex_);
+  const absl::Duration now = clock_.Monotonic();
+  if (status.code() == absl::StatusCode::kUnavailable && now >= deadline) {
+    // A server that hangs is still connected to, so this is all that tells.
+    backoff_ = std::clamp(2 * backoff_, timeout_, std::max(timeout_, kLastBackoff));
+    not_before_ = now + backoff_;
+    last_failure_ = std::string(status.message());
+    idle_.clear();
+    return;
+  }
+  if (status.code() != absl::StatusCode::kUnavailable) backoff_ = kFirstBackoff;
   if (connection->usable() && idle_.size() < kMaxIdle) idle_.push_back(std::move(connection));
 }
 
@@ -205,7 +214,7 @@ absl::StatusOr<RedisReply> RedisClient::Call(const std::vector<std::string_view>
                                              absl::Duration deadline) {
   GMA_ASSIGN_OR_RETURN(std::unique_ptr<RedisConnection> connection, Take(deadline));
   absl::StatusOr<RedisReply> reply = connection->Call(words, deadline);
-  GiveBack(std::move(connection));
+  GiveBack(std::move(connection), reply.status(), deadline);
   return reply;
 }
 
@@ -220,7 +229,8 @@ absl::StatusOr<RedisReply> RedisClient::Run(RedisScript& script,
   for (int attempt = 0; attempt < 2; ++attempt) {
     std::string digest = script.digest();
     if (digest.empty()) {
-      GMA_ASSIGN_OR_RETURN(reply, connection->Call({"SCRIPT", "LOAD", script.text()}, deadline));
+      reply = connection->Call({"SCRIPT", "LOAD", script.text()}, deadline);
+      if (!reply.ok()) break;
       if ((*reply)->type != REDIS_REPLY_STRING) {
         return absl::InternalError("redis: SCRIPT LOAD was not answered by a digest");
       }
@@ -234,7 +244,7 @@ absl::StatusOr<RedisReply> RedisClient::Run(RedisScript& script,
     if (reply.ok() || !absl::StrContains(reply.status().message(), "NOSCRIPT")) break;
     script.set_digest("");
   }
-  GiveBack(std::move(connection));
+  GiveBack(std::move(connection), reply.status(), deadline);
   return reply;
 }
 

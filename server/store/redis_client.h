@@ -108,14 +108,17 @@ class RedisClient {
 
  private:
   absl::StatusOr<std::unique_ptr<RedisConnection>> Take(absl::Duration deadline);
-  void GiveBack(std::unique_ptr<RedisConnection> connection);
+  // The call on it ended with `status`.
+  void GiveBack(std::unique_ptr<RedisConnection> connection, const absl::Status& status,
+                absl::Duration deadline);
 
   const RedisAddress address_;
   const absl::Duration timeout_;
   const RealClock clock_;
   Mutex mutex_;
   std::vector<std::unique_ptr<RedisConnection>> idle_ ABSL_GUARDED_BY(mutex_);
-  // After a failure to connect, calls are refused at once for a time that doubles.
+  // After a failure to connect, and after a call that was not answered in time, calls are refused
+  // at once for a time that doubles: who has something else to do is not held up by each.
   absl::Duration backoff_ ABSL_GUARDED_BY(mutex_);
   absl::Duration not_before_ ABSL_GUARDED_BY(mutex_);  // Clock::Monotonic
   std::string last_failure_ ABSL_GUARDED_BY(mutex_);

@@ -140,6 +140,21 @@ absl::StatusOr<StoredSession> RedisStore::Claim(const StoreKey& key) {
   return session;
 }
 
+absl::Status RedisStore::Verify(const StoreKey& key, uint64_t epoch) {
+  GMA_RETURN_IF_ERROR(CheckStoreWrite(key, epoch));
+  const std::string hash = KeysOf(key)[0];
+  GMA_ASSIGN_OR_RETURN(const RedisReply reply,
+                       client_.Call({"HMGET", hash, "epoch", "gone"}, client_.Deadline()));
+  if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2) return Unexpected();
+  const redisReply &present = *reply->element[0], &gone = *reply->element[1];
+  if (present.type != REDIS_REPLY_STRING) return NoSessionError(key);
+  GMA_ASSIGN_OR_RETURN(const int64_t current, Number({present.str, present.len}));
+  if (static_cast<uint64_t>(current) > epoch) {
+    return FencedError(key, epoch, static_cast<uint64_t>(current));
+  }
+  return gone.type == REDIS_REPLY_STRING ? NoSessionError(key) : absl::OkStatus();
+}
+
 absl::Status RedisStore::Write(RedisScript& script, const StoreKey& key, uint64_t epoch,
                                const std::vector<std::string_view>& arguments,
                                absl::Duration deadline) {

@@ -43,6 +43,8 @@ class RedisStore final : public SessionStore {
                                                             const Clock& clock);
 
   absl::StatusOr<StoredSession> Claim(const StoreKey& key) override;
+  bool shared() const override { return true; }
+  absl::Status Verify(const StoreKey& key, uint64_t epoch) override;
   absl::Status PutSnapshot(const StoreKey& key, uint64_t epoch, absl::Duration ttl,
                            std::string_view snapshot) override;
   absl::Status Append(const StoreKey& key, uint64_t epoch, absl::Duration ttl,

@@ -51,6 +51,14 @@ class SessionStore {
   // ERRORS: kNotFound for a session that is not there; its message tells one that expired, and
   // when. kDataLoss when what is stored is damaged.
   virtual absl::StatusOr<StoredSession> Claim(const StoreKey& key) = 0;
+  // Whether several servers share the store, so that a session can have been claimed by another one
+  // since this one did.
+  virtual bool shared() const { return false; }
+  // Whether the session is still that of who claimed or made it under `epoch`.
+  // ERRORS: kAborted when it has a later epoch; kNotFound when it is not there.
+  virtual absl::Status Verify(const StoreKey& /*key*/, uint64_t /*epoch*/) {
+    return absl::OkStatus();
+  }
   // Replaces the snapshot and empties the journal, in one: readers find the old of both or the new.
   // The first write of a session that is not there makes it, under any epoch >= 1. Durable on
   // return, where the store can be. ERRORS: kAborted when the session has a later epoch.
