@@ -47,11 +47,20 @@ class LiveHandler final : public CivetHandler {
 
 class ReadyHandler final : public CivetHandler {
  public:
-  std::atomic<bool> ready{false};
+  enum class State { kStarting, kReady, kDraining };
+  std::atomic<State> state{State::kStarting};
   bool handleGet(CivetServer*, mg_connection* connection) override {
-    const bool now = ready.load();
-    Reply(connection, now ? "200 OK" : "503 Service Unavailable", "text/plain",
-          now ? "ready\n" : "not ready\n");
+    switch (state.load()) {
+      case State::kStarting:
+        Reply(connection, "503 Service Unavailable", "text/plain", "not ready\n");
+        break;
+      case State::kReady:
+        Reply(connection, "200 OK", "text/plain", "ready\n");
+        break;
+      case State::kDraining:
+        Reply(connection, "404 Not Found", "text/plain", "draining\n");
+        break;
+    }
     return true;
   }
 };
@@ -69,7 +78,9 @@ class OpsServerImpl final : public OpsServer {
   }
 
   int port() const override { return server_.getListeningPorts().front(); }
-  void SetReady(bool ready) override { ready_.ready.store(ready); }
+  void SetReady(bool ready) override {
+    ready_.state = ready ? ReadyHandler::State::kReady : ReadyHandler::State::kDraining;
+  }
 
  private:
   MetricsHandler metrics_;

@@ -1,5 +1,6 @@
 // The port for operators, over HTTP: /metrics for Prometheus, /healthz (the process lives),
-// /readyz (it takes new requests).
+// /readyz (200: it takes new requests; 503: not yet; 404: not any more, and what runs goes on, as
+// HAProxy's disable-on-404 has it).
 #ifndef GMA_SERVER_RPC_OPS_SERVER_H_
 #define GMA_SERVER_RPC_OPS_SERVER_H_
 
@@ -22,6 +23,7 @@ class OpsServer {
   virtual ~OpsServer() = default;
 
   virtual int port() const = 0;
+  // False after true: it drains.
   virtual void SetReady(bool ready) = 0;
 };
 

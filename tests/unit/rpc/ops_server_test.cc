@@ -59,7 +59,7 @@ TEST_F(OpsServerTest, LiveAndReadyAreTwoAnswers) {
   server_->SetReady(true);
   EXPECT_THAT(Get(server_->port(), "/readyz"), StartsWith("HTTP/1.1 200"));
   server_->SetReady(false);
-  EXPECT_THAT(Get(server_->port(), "/readyz"), StartsWith("HTTP/1.1 503"));
+  EXPECT_THAT(Get(server_->port(), "/readyz"), StartsWith("HTTP/1.1 404"));
   EXPECT_THAT(Get(server_->port(), "/healthz"), StartsWith("HTTP/1.1 200"));
 }
 
