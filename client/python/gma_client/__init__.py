@@ -28,6 +28,7 @@ from gma_client.session import Answer, Session
 from gma_client.types import (
     CheckpointInfo,
     Finish,
+    Interjection,
     Logprob,
     Message,
     ModelInfo,
@@ -55,6 +56,7 @@ __all__ = [
     "FailedPreconditionError",
     "Finish",
     "GmaError",
+    "Interjection",
     "InvalidArgumentError",
     "Logprob",
     "Message",

@@ -21,6 +21,7 @@ class Event(Protocol):
     started: generation_pb2.Started
     tokens: generation_pb2.Tokens
     finished: generation_pb2.Finished
+    appended: generation_pb2.Appended
 
     def WhichOneof(self, oneof: str) -> str | None:  # noqa: N802
         """The name of the event that is set."""
@@ -29,8 +30,13 @@ class Event(Protocol):
 class SequenceCheck:
     """Notices events of a stream that were lost or repeated."""
 
-    def __init__(self) -> None:
-        self._next = 1
+    def __init__(self, last: int = 0) -> None:
+        self._next = last + 1
+
+    @property
+    def last(self) -> int:
+        """Number of the last event."""
+        return self._next - 1
 
     def accept(self, event: Event) -> None:
         """Takes the next event; raises DataLossError when it is not the one that is due."""
@@ -58,6 +64,8 @@ class AnswerState:
         self._candidates = candidates
         self._decoders = [_Decoder("replace") for _ in range(candidates)]
         self._texts: list[list[str]] = [[] for _ in range(candidates)]
+        self.last_sequence = 0
+        self.resumes = 0
         self.failed = False  # nothing comes any more
 
     @property
@@ -72,6 +80,9 @@ class AnswerState:
     def feed(self, event: Event) -> Piece | None:
         """Takes the next event; the piece of the answer that it brings, if any."""
         kind = event.WhichOneof("event")
+        if event.sequence:
+            more = len(event.tokens.tokens) - 1 if kind == "tokens" else 0
+            self.last_sequence = event.sequence + more
         if kind == "started":
             self.seed = event.started.seed
             self.model_fingerprint = event.started.model_fingerprint
@@ -79,6 +90,11 @@ class AnswerState:
             return self._tokens(event.tokens)
         elif kind == "finished":
             return self._finish(event.finished)
+        elif kind == "appended" and event.appended.text:
+            # Input entered the answer, and no stop string reaches over one.
+            text = self._decoders[0].decode(event.appended.text)
+            self._texts[0].append(text)
+            return Piece(text, (), 0)
         return None
 
     def _tokens(self, message: generation_pb2.Tokens) -> Piece:
@@ -108,11 +124,6 @@ class AnswerState:
         )
         return Piece(text, (), message.candidate) if text else None
 
-    def cut(self) -> Exception:
-        """The error of a stream that ended before the answer did."""
-        self.failed = True
-        return make_error(grpc.StatusCode.UNAVAILABLE, "the stream ended before the answer did")
-
 
 class AnswerView:
     """What can be asked of an answer at any time; complete once it has been read to its end."""
@@ -132,6 +143,16 @@ class AnswerView:
     def seed(self) -> int | None:
         """The seed that the first candidate is drawn with; None before the first piece."""
         return self._state.seed
+
+    @property
+    def last_sequence(self) -> int:
+        """Number of the last event that was read: what `resume_session` goes on after."""
+        return self._state.last_sequence
+
+    @property
+    def resumes(self) -> int:
+        """How often the stream broke off and was taken up again so far."""
+        return self._state.resumes
 
     @property
     def model_fingerprint(self) -> str:

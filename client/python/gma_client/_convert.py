@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from gma_client.types import (
     SessionInfo,
 )
 
+Metadata = tuple[tuple[str, str], ...]
 Prompt = str | bytes | Sequence[int]
 Chat = str | Sequence[Message]
 
@@ -24,15 +26,22 @@ _REQUEST = RequestOptions.__annotations__.keys() - Options.__annotations__.keys(
 _STOP = {"max_tokens", "min_tokens", "stop_tokens", "ignore_eos"}
 
 _CHUNK_BYTES = 256 << 10
+_SESSION_KEY = "gma-session"
+_SESSION_ID = re.compile("[0-9a-fA-F]{32}")
 
 CHANNEL_OPTIONS = [
     # A proxy of the environment is for the web; it would break calls to this machine.
     ("grpc.enable_http_proxy", 0),
-    # The server sends a heartbeat every 15 s, so only a silent one is pinged.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    # gRPC does not notice a reset that comes together with data (it happens when a server is
+    # killed), so a server that is silent for 6 s is asked whether it is there; it allows 5 s.
+    ("grpc.keepalive_time_ms", 6_000),
+    ("grpc.keepalive_timeout_ms", 4_000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A connection that is lost is made again after its name was resolved, numbers too: at most
+    # once in this time, which is half a minute by default.
+    ("grpc.dns_min_time_between_resolutions_ms", 200),
     ("grpc.max_receive_message_length", 64 << 20),
 ]
 
@@ -123,17 +132,37 @@ def session_generate(
     )
 
 
-def metadata_of(api_key: str | None) -> list[tuple[str, str]]:
+def set_request_key(request: generation_pb2.SessionRequest, key: bytes) -> None:
+    """Makes a command that begins a turn one that can be sent again."""
+    command = request.WhichOneof("command")
+    if command in ("generate", "append"):
+        getattr(request, command).request_key = key
+
+
+def metadata_of(api_key: str | None) -> Metadata:
     """Metadata of every call; without a key, that of the environment's GMA_API_KEY."""
     key = os.environ.get("GMA_API_KEY", "") if api_key is None else api_key
-    return [("authorization", f"Bearer {key}")] if key else []
+    return (("authorization", f"Bearer {key}"),) if key else ()
+
+
+def with_session(metadata: Metadata, session_id: str) -> Metadata:
+    """Metadata of a call for one session.
+
+    A proxy before several servers can send the calls of a session to one of them by it; that is
+    only a hint, every server can serve every session.
+    """
+    # What is no id is refused by the server.
+    return (
+        (*metadata, (_SESSION_KEY, session_id)) if _SESSION_ID.fullmatch(session_id) else metadata
+    )
 
 
 def session_info(info: sessions_pb2.SessionInfo) -> SessionInfo:
     """A session as a value."""
     state = sessions_pb2.SessionState.Name(info.state).removeprefix("SESSION_STATE_").lower()
-    others = SessionInfo.__annotations__.keys() - {"state"}
-    return SessionInfo(state=state, **{name: getattr(info, name) for name in others})
+    tier = sessions_pb2.SessionTier.Name(info.tier).removeprefix("SESSION_TIER_").lower()
+    others = SessionInfo.__annotations__.keys() - {"state", "tier"}
+    return SessionInfo(state=state, tier=tier, **{name: getattr(info, name) for name in others})
 
 
 def checkpoint_info(info: sessions_pb2.CheckpointInfo) -> CheckpointInfo:

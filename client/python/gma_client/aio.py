@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self, Unpack
 
 import grpc
 import grpc.aio
 
 from gma_client import _convert
-from gma_client._answer import AnswerState, SequenceCheck
+from gma_client._answer import AnswerState
 from gma_client._convert import Chat, Prompt
-from gma_client._proto import (
-    generation_pb2,
-    generation_pb2_grpc,
-    models_pb2,
-    models_pb2_grpc,
-    sessions_pb2,
-    sessions_pb2_grpc,
+from gma_client._proto import generation_pb2, models_pb2, sessions_pb2
+from gma_client._resume import (
+    Progress,
+    Retries,
+    StreamRequest,
+    Target,
+    Targets,
+    broke_off,
+    request_key,
 )
-from gma_client.aio_session import AsyncAnswer, AsyncSession, read_event
-from gma_client.errors import UnavailableError, error_of_call
+from gma_client.aio_session import AsyncAnswer, AsyncSession, read_event, wait_for
+from gma_client.errors import GmaError, UnavailableError, cut_error, error_of_call, make_error
 from gma_client.types import CheckpointInfo, Message, ModelInfo, RequestOptions, SessionInfo
 
 
@@ -37,18 +40,23 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
         model: str = "",
         timeout: float | None = 30.0,
+        resume_for: float = 60.0,
     ) -> None:
         options = _convert.CHANNEL_OPTIONS
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address, options)
-        else:
-            self._channel = grpc.aio.secure_channel(address, credentials, options)
-        self._metadata = tuple(_convert.metadata_of(api_key))
+        self._targets = Targets(
+            [
+                Target(
+                    grpc.aio.insecure_channel(one, options)
+                    if credentials is None
+                    else grpc.aio.secure_channel(one, credentials, options)
+                )
+                for one in address.split(",")
+            ]
+        )
+        self._resume_for = resume_for
+        self._metadata = _convert.metadata_of(api_key)
         self._model = model
         self._timeout = timeout
-        self._generation = generation_pb2_grpc.GenerationStub(self._channel)
-        self._sessions = sessions_pb2_grpc.SessionsStub(self._channel)
-        self._models = models_pb2_grpc.ModelsStub(self._channel)
 
     def generate(
         self,
@@ -88,24 +96,37 @@ class AsyncClient:
             initial_credit=credit,
             keep=keep,
         )
-        return AsyncSession(self._generation.Session(metadata=self._metadata), open_)
+        return AsyncSession(self._targets, self._metadata, open_, self._resume_for)
 
-    async def open_session(self, ttl_seconds: int = 0) -> SessionInfo:
-        """Opens a session for calls with its `session_id`."""
-        request = sessions_pb2.OpenSessionRequest(model=self._model, ttl_seconds=ttl_seconds)
-        return _convert.session_info(await self._unary(self._sessions.Open, request))
+    def resume_session(
+        self, session_id: str, after: int, *, timeout: float | None = None
+    ) -> AsyncAnswer:
+        """The events of the session's last turn after number `after` (`Answer.last_sequence`).
+
+        Those that the server keeps, then live to the end. Takes the turn over from whoever reads
+        it. Empty when the turn is over and had no more.
+        """
+        request = generation_pb2.ResumeRequest(session_id=session_id, after=after)
+        return self._stream(request, timeout)
+
+    async def open_session(self, ttl_seconds: int = 0, *, pinned: bool = False) -> SessionInfo:
+        """Opens a session for calls with its `session_id`; `pinned` as by `pin_session`."""
+        request = sessions_pb2.OpenSessionRequest(
+            model=self._model, ttl_seconds=ttl_seconds, pinned=pinned
+        )
+        return _convert.session_info(await self._unary("sessions.Open", request))
 
     async def get_session(self, session_id: str) -> SessionInfo:
         """One session of the caller."""
         request = sessions_pb2.GetSessionRequest(session_id=session_id)
-        return _convert.session_info(await self._unary(self._sessions.Get, request))
+        return _convert.session_info(await self._unary("sessions.Get", request, again=True))
 
     async def list_sessions(self, page_size: int = 0) -> AsyncIterator[SessionInfo]:
         """The caller's sessions, page by page."""
         token = ""
         while True:
             request = sessions_pb2.ListSessionsRequest(page_size=page_size, page_token=token)
-            page = await self._unary(self._sessions.List, request)
+            page = await self._unary("sessions.List", request)
             for info in page.sessions:
                 yield _convert.session_info(info)
             token = page.next_page_token
@@ -120,24 +141,35 @@ class AsyncClient:
             session_id=session_id,
             input=_convert.input_of_any(source),
             wait_if_busy=wait_if_busy,
+            request_key=request_key() if self._resume_for > 0 else b"",
         )
-        return _convert.session_info(await self._unary(self._sessions.Append, request))
+        return _convert.session_info(await self._unary("sessions.Append", request, again=True))
 
     async def fork_session(self, session_id: str) -> SessionInfo:
         """A second session with the same past."""
         request = sessions_pb2.ForkRequest(session_id=session_id)
-        return _convert.session_info(await self._unary(self._sessions.Fork, request))
+        return _convert.session_info(await self._unary("sessions.Fork", request))
 
     async def checkpoint_session(self, session_id: str, name: str = "") -> CheckpointInfo:
         """Keeps the present state under a name; without one, the server numbers it."""
         request = sessions_pb2.CheckpointRequest(session_id=session_id, name=name)
-        return _convert.checkpoint_info(await self._unary(self._sessions.Checkpoint, request))
+        return _convert.checkpoint_info(await self._unary("sessions.Checkpoint", request))
 
     async def list_checkpoints(self, session_id: str) -> list[CheckpointInfo]:
         """The kept states of a session, oldest first."""
         request = sessions_pb2.ListCheckpointsRequest(session_id=session_id)
-        answer = await self._unary(self._sessions.ListCheckpoints, request)
+        answer = await self._unary("sessions.ListCheckpoints", request)
         return [_convert.checkpoint_info(info) for info in answer.checkpoints]
+
+    async def delete_checkpoint(self, session_id: str, checkpoint: str) -> None:
+        """Forgets a checkpoint, by its name or number."""
+        request = sessions_pb2.DeleteCheckpointRequest(session_id=session_id, checkpoint=checkpoint)
+        await self._unary("sessions.DeleteCheckpoint", request)
+
+    async def pin_session(self, session_id: str, pinned: bool = True) -> SessionInfo:
+        """A pinned session is never parked: its state stays where the model works on it."""
+        request = sessions_pb2.PinRequest(session_id=session_id, pinned=pinned)
+        return _convert.session_info(await self._unary("sessions.Pin", request))
 
     async def rewind_session(self, session_id: str, target: str | int) -> SessionInfo:
         """Goes back to a checkpoint by its name, or to a number of tokens, exactly.
@@ -146,12 +178,15 @@ class AsyncClient:
             OutOfRangeError: naming the oldest position that can be reached.
         """
         request = _convert.rewind_request(session_id, target)
-        return _convert.session_info(await self._unary(self._sessions.Rewind, request))
+        return _convert.session_info(await self._unary("sessions.Rewind", request))
 
     async def export_session(self, session_id: str) -> bytes:
         """The session as one sealed blob; it stays on the server."""
         request = sessions_pb2.ExportRequest(session_id=session_id)
-        call = self._sessions.Export(request, timeout=self._timeout, metadata=self._metadata)
+        metadata = _convert.with_session(self._metadata, session_id)
+        call = self._targets.current.sessions.Export(
+            request, timeout=self._timeout, metadata=metadata
+        )
         blob = bytearray()
         while (chunk := await read_event(call)) is not None:
             blob += chunk.data
@@ -160,32 +195,32 @@ class AsyncClient:
     async def import_session(self, blob: bytes) -> SessionInfo:
         """A new session from an exported one."""
         chunks = _convert.state_chunks(blob)
-        return _convert.session_info(await self._unary(self._sessions.Import, chunks))
+        return _convert.session_info(await self._unary("sessions.Import", chunks))
 
     async def close_session(self, session_id: str) -> int:
         """Ends a session; returns the tokens that it had."""
         request = sessions_pb2.CloseSessionRequest(session_id=session_id)
-        return (await self._unary(self._sessions.Close, request)).context_tokens
+        return (await self._unary("sessions.Close", request)).context_tokens
 
     async def models(self) -> list[ModelInfo]:
         """The models that the server serves."""
-        answer = await self._unary(self._models.List, models_pb2.ListModelsRequest())
+        answer = await self._unary("models.List", models_pb2.ListModelsRequest())
         return [_convert.model_info(info) for info in answer.models]
 
     async def model(self, name: str | None = None) -> ModelInfo:
         """One model; that of this client unless it is named."""
         request = models_pb2.GetModelRequest(model=self._model if name is None else name)
-        return _convert.model_info(await self._unary(self._models.Get, request))
+        return _convert.model_info(await self._unary("models.Get", request))
 
     async def tokenize(self, text: str | bytes) -> list[int]:
         """Token ids of a text."""
         request = models_pb2.TokenizeRequest(model=self._model, text=_convert.to_bytes(text))
-        return list((await self._unary(self._models.Tokenize, request)).ids)
+        return list((await self._unary("models.Tokenize", request)).ids)
 
     async def detokenize(self, ids: Sequence[int]) -> bytes:
         """The bytes that token ids stand for."""
         request = models_pb2.DetokenizeRequest(model=self._model, ids=ids)
-        return (await self._unary(self._models.Detokenize, request)).text
+        return (await self._unary("models.Detokenize", request)).text
 
     async def wait_until_serving(self, timeout: float = 30.0) -> ModelInfo:
         """Waits for a server that starts up or loads its model; `timeout` in seconds."""
@@ -200,7 +235,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection; what runs on it is cancelled."""
-        await self._channel.close()
+        for target in self._targets.all:
+            await target.channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -208,25 +244,86 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _unary(self, method: Callable[..., Awaitable[Any]], request: Any) -> Any:
-        try:
-            return await method(request, timeout=self._timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise error_of_call(error) from None
+    async def _unary(self, method: str, request: Any, again: bool = False) -> Any:
+        retries = Retries(self._resume_for)
+        metadata = _convert.with_session(self._metadata, getattr(request, "session_id", ""))
+        while True:
+            target = self._targets.current
+            call = operator.attrgetter(method)(target)
+            try:
+                return await call(request, timeout=self._timeout, metadata=metadata)
+            except grpc.RpcError as failure:
+                error = error_of_call(failure)
+            if not broke_off(error):
+                raise error
+            self._targets.leave(target)
+            if not again:
+                raise error
+            await asyncio.sleep(retries.pause(error))
 
-    def _stream(
-        self, request: generation_pb2.GenerateRequest, timeout: float | None
-    ) -> AsyncAnswer:
-        call = self._generation.Generate(request, timeout=timeout, metadata=self._metadata)
-        check = SequenceCheck()
+    def _stream(self, request: StreamRequest, timeout: float | None) -> AsyncAnswer:
+        progress = Progress(request, self._resume_for > 0)
+        state = AnswerState(1 if progress.is_resume else max(request.n, 1))
+        source = _AnswerSource(self._targets, self._metadata, self._resume_for, timeout)
+        source.start(progress)
+        return AsyncAnswer(state, lambda: source.next_event(progress, state), source.cancel)
 
-        async def next_event() -> generation_pb2.GenerateResponse | None:
-            event = await read_event(call)
-            if event is not None:
-                check.accept(event)
-            return event
 
-        async def cancel() -> None:
-            call.cancel()
+class _AnswerSource:
+    """The events of one answer, over as many calls as it takes."""
 
-        return AsyncAnswer(AnswerState(max(request.n, 1)), next_event, cancel)
+    def __init__(
+        self,
+        targets: Targets,
+        metadata: _convert.Metadata,
+        resume_for: float,
+        timeout: float | None,
+    ) -> None:
+        self._targets = targets
+        self._metadata = metadata
+        self._retries = Retries(resume_for)
+        self._end = None if timeout is None else time.monotonic() + timeout
+        self._cancelled = asyncio.Event()
+
+    def start(self, progress: Progress) -> None:
+        """Makes the call."""
+        self._target = self._targets.current
+        stub = self._target.generation
+        method = stub.Resume if progress.is_resume else stub.Generate
+        left = None if self._end is None else max(self._end - time.monotonic(), 0.0)
+        metadata = _convert.with_session(self._metadata, progress.request.session_id)
+        self._call = method(progress.request, timeout=left, metadata=metadata)
+
+    async def cancel(self) -> None:
+        """Ends it for good."""
+        self._cancelled.set()
+        self._call.cancel()
+
+    async def next_event(
+        self, progress: Progress, state: AnswerState
+    ) -> generation_pb2.GenerateResponse | None:
+        """The next event that the reader does not have; None: nothing (more) is to be told."""
+        while True:
+            try:
+                event = await read_event(self._call)
+                if event is None and progress.is_resume:
+                    return None
+                if event is None:
+                    raise cut_error()
+            except GmaError as failure:
+                error = failure
+            else:
+                if not progress.accept(event):
+                    continue
+                if event.sequence:
+                    self._retries.progress()
+                return event
+            if broke_off(error):
+                self._targets.leave(self._target)
+            if self._cancelled.is_set() or not progress.may_retry(error):
+                raise error
+            if await wait_for(self._cancelled, self._retries.pause(error)):
+                raise make_error(grpc.StatusCode.CANCELLED, "the answer was cancelled")
+            progress.again()
+            state.resumes = progress.resumes
+            self.start(progress)

@@ -12,13 +12,13 @@ import grpc
 import grpc.aio
 
 from gma_client import _convert
-from gma_client._answer import AnswerState, AnswerView, SequenceCheck
-from gma_client._convert import Chat, Prompt
+from gma_client._answer import AnswerState, AnswerView
+from gma_client._commands import OPEN_ID, Commands
+from gma_client._convert import Chat, Metadata, Prompt
 from gma_client._proto import common_pb2, generation_pb2
-from gma_client.errors import error_of_call, error_of_number, make_error
-from gma_client.types import Options, Piece
-
-_CREDIT = 256  # tokens on the way to a session's reader that was not asked for
+from gma_client._resume import Targets, broke_off
+from gma_client.errors import GmaError, cut_error, error_of_call, make_error
+from gma_client.types import Interjection, Options, Piece
 
 
 async def read_event(call: Any) -> Any:
@@ -39,6 +39,13 @@ async def read_event(call: Any) -> Any:
     if code is grpc.StatusCode.OK:
         return None
     raise make_error(code, await call.details() or "")
+
+
+async def wait_for(event: asyncio.Event, seconds: float) -> bool:
+    """Waits so long, or until `event` is set; whether it is."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
 class AsyncAnswer(AnswerView):
@@ -70,7 +77,7 @@ class AsyncAnswer(AnswerView):
                 self._state.failed = True
                 raise
             if event is None:
-                raise self._state.cut()
+                break
             piece = self._state.feed(event)
             if piece is not None:
                 return piece
@@ -90,23 +97,35 @@ class AsyncAnswer(AnswerView):
 class AsyncSession:
     """A conversation on one session; use it as `async with client.session() as session`.
 
+    A stream that breaks off is followed by another, as of `gma_client.Session`.
     It says goodbye at the end, and breaks off when an exception leaves it.
     """
 
-    def __init__(self, call: Any, open_: generation_pb2.SessionOpen) -> None:
-        open_.initial_credit = open_.initial_credit or _CREDIT
-        self._call = call
-        self._open = open_
-        self._last_id = 0
-        self._check = SequenceCheck()
+    def __init__(
+        self,
+        targets: Targets,
+        metadata: Metadata,
+        open_: generation_pb2.SessionOpen,
+        resume_for: float,
+    ) -> None:
+        self._targets = targets
+        self._metadata = metadata
+        self._commands = Commands(open_, resume_for)
+        self._stopped = asyncio.Event()
         self._answer: AsyncAnswer | None = None
         self._ended = False
         self.session_id = ""
         self.model = ""
         self.resumed = False
 
+    @property
+    def resumes(self) -> int:
+        """How often the stream broke off and was followed by another so far."""
+        return self._commands.resumes
+
     async def __aenter__(self) -> Self:
-        opened = (await self._ask(generation_pb2.SessionRequest(open=self._open))).opened
+        await self._start()
+        opened = (await self._next_event(OPEN_ID)).opened
         self.session_id = opened.session_id
         self.model = opened.model
         self.resumed = opened.resumed
@@ -138,17 +157,30 @@ class AsyncSession:
         return await self._generate(_convert.input_of_chat(messages), options, priority)
 
     async def append(self, prompt: Prompt) -> int:
-        """Feeds text or token ids without an answer; returns the tokens of the session."""
+        """Feeds text or token ids without an answer; returns the tokens of the session.
+
+        As every command, it ends an answer that runs first.
+        """
         return await self._append(_convert.input_of_prompt(prompt))
 
     async def append_chat(self, messages: Chat) -> int:
         """Feeds messages without an answer; returns the tokens of the session."""
         return await self._append(_convert.input_of_chat(messages))
 
+    async def interject(self, prompt: Prompt) -> Interjection:
+        """Feeds text or token ids between two tokens of the answer that runs, which then goes on.
+
+        Does not wait for that. Where an answer has just ended, it is fed behind it.
+        """
+        return await self._interject(_convert.input_of_prompt(prompt))
+
+    async def interject_chat(self, messages: Chat) -> Interjection:
+        """As `interject`: messages close the answer so far, and another follows them."""
+        return await self._interject(_convert.input_of_chat(messages))
+
     async def cancel(self) -> None:
         """Ends the answer that runs."""
-        cancel = generation_pb2.SessionCancel()
-        await self._write(generation_pb2.SessionRequest(cancel=cancel))
+        await self._write(self._commands.cancel())
 
     async def end(self) -> int:
         """Says goodbye; returns the tokens of the session."""
@@ -160,69 +192,104 @@ class AsyncSession:
     def abort(self) -> None:
         """Breaks the stream off."""
         self._ended = True
+        self._stopped.set()
         self._call.cancel()
 
-    async def _write(self, request: generation_pb2.SessionRequest) -> None:
-        # A stream that is over says why when it is read.
-        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
-            await self._call.write(request)
+    async def _start(self) -> None:
+        self._target = self._targets.current
+        metadata = _convert.with_session(self._metadata, self._commands.open.session_id)
+        self._call = self._target.generation.Session(metadata=metadata)
+        await self._write([self._commands.opening()])
 
-    async def _send(self, request: generation_pb2.SessionRequest) -> int:
-        self._last_id += 1
-        request.request_id = self._last_id
-        await self._write(request)
-        return request.request_id
+    async def _reopen(self, error: GmaError) -> None:
+        """Another stream after one that ended with `error`; raises it when there is to be none."""
+        if broke_off(error):
+            self._targets.leave(self._target)
+        if self._ended:
+            raise error
+        pause = self._commands.reopen(error)
+        if await wait_for(self._stopped, pause):
+            raise error
+        await self._start()
 
     async def _next_event(self, request_id: int) -> generation_pb2.SessionResponse:
         """The next event that answers `request_id`."""
         while True:
-            event = await read_event(self._call)
-            if event is None:
-                raise make_error(grpc.StatusCode.UNAVAILABLE, "the session's stream has ended")
-            self._check.accept(event)
-            kind = event.WhichOneof("event")
-            if event.request_id != request_id or kind == "heartbeat":
+            try:
+                event = await read_event(self._call)
+                if event is None:
+                    raise cut_error()
+            except GmaError as error:
+                await self._reopen(error)
                 continue
-            if kind == "error":
-                raise error_of_number(event.error.code, event.error.message)
-            return event
+            outcome = self._commands.accept(event, request_id)
+            await self._write(outcome.send)
+            if outcome.is_reopened:
+                await self._catch_up(outcome.catch_up)
+            if outcome.is_mine:
+                return event
+
+    async def _catch_up(self, after: int | None) -> None:
+        """Sends what has no answer yet, once the server has run the last turn to `after` again."""
+        if after is not None:
+            request = generation_pb2.ResumeRequest(session_id=self.session_id, after=after)
+            metadata = _convert.with_session(self._metadata, self.session_id)
+            call = self._target.generation.Resume(request, metadata=metadata)
+            try:
+                while await read_event(call) is not None:
+                    pass
+            except GmaError as error:
+                await self._reopen(error)
+                return
+        await self._write(self._commands.resend())
+
+    async def _write(self, requests: list[generation_pb2.SessionRequest]) -> None:
+        # A stream that is over says why when it is read.
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+            for request in requests:
+                await self._call.write(request)
 
     async def _ask(self, request: generation_pb2.SessionRequest) -> generation_pb2.SessionResponse:
         """Sends a command that has one answer, and waits for it."""
         return await self._next_event(await self._send(request))
+
+    async def _send(self, request: generation_pb2.SessionRequest) -> int:
+        await self._write([self._commands.begin(request)])
+        return request.request_id
 
     async def _append(self, source: common_pb2.Input) -> int:
         await self._finish_answer()
         request = generation_pb2.SessionRequest(append=generation_pb2.SessionAppend(input=source))
         return (await self._ask(request)).appended.context_tokens
 
+    async def _interject(self, source: common_pb2.Input) -> Interjection:
+        interjection, requests = self._commands.interject(source)
+        await self._write(requests)
+        return interjection
+
     async def _generate(
         self, source: common_pb2.Input, options: Options, priority: int
     ) -> AsyncAnswer:
         await self._finish_answer()
         request_id = await self._send(_convert.session_generate(source, options, priority))
-        ungranted = 0
+        state = AnswerState()
+        resumes = self.resumes
 
         async def next_event() -> generation_pb2.SessionResponse:
-            nonlocal ungranted
             event = await self._next_event(request_id)
-            if event.WhichOneof("event") == "tokens":
-                ungranted += len(event.tokens.tokens)
-            # What was read is granted again while half of it still flows, and all at the end.
-            half_used = 2 * ungranted >= self._open.initial_credit
-            if ungranted and (half_used or event.HasField("finished")):
-                credit = generation_pb2.SessionCredit(tokens=ungranted)
-                await self._write(generation_pb2.SessionRequest(credit=credit))
-                ungranted = 0
+            state.resumes = self.resumes - resumes
+            if credit := self._commands.grant(at_end=event.HasField("finished")):
+                await self._write([credit])
             return event
 
-        self._answer = AsyncAnswer(AnswerState(), next_event, self.cancel)
+        self._answer = AsyncAnswer(state, next_event, self.cancel)
         return self._answer
 
     async def _finish_answer(self) -> None:
         """The server serves one turn at a time: the next command must find the last one ended."""
         answer, self._answer = self._answer, None
-        if answer is None or answer._state.complete or answer._state.failed:
-            return
-        await answer.cancel()
-        await answer.read()
+        if answer is not None and not (answer._state.complete or answer._state.failed):
+            await answer.cancel()
+            await answer.read()
+        while (request_id := self._commands.outstanding()) is not None:
+            await self._next_event(request_id)

@@ -88,6 +88,11 @@ def make_error(code: grpc.StatusCode, message: str, retry_after: float | None = 
     return _CLASSES.get(code, GmaError)(code, message, retry_after)
 
 
+def cut_error() -> GmaError:
+    """The error of a stream that ended before the answer did."""
+    return make_error(grpc.StatusCode.UNAVAILABLE, "the stream ended before the answer did")
+
+
 def error_of_number(number: int, message: str) -> GmaError:
     """The error of a google.rpc code given as a number."""
     return make_error(_BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN), message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -10,13 +11,13 @@ from typing import Any, Self, Unpack
 import grpc
 
 from gma_client import _convert
-from gma_client._answer import AnswerState, AnswerView, SequenceCheck
-from gma_client._convert import Chat, Prompt
-from gma_client._proto import common_pb2, generation_pb2, generation_pb2_grpc
-from gma_client.errors import error_of_call, error_of_number, make_error
-from gma_client.types import Options, Piece
-
-_CREDIT = 256  # tokens on the way to a session's reader that was not asked for
+from gma_client._answer import AnswerState, AnswerView
+from gma_client._commands import OPEN_ID, Commands
+from gma_client._convert import Chat, Metadata, Prompt
+from gma_client._proto import common_pb2, generation_pb2
+from gma_client._resume import Target, Targets, broke_off
+from gma_client.errors import GmaError, cut_error, error_of_call
+from gma_client.types import Interjection, Options, Piece
 
 
 class Answer(AnswerView):
@@ -51,7 +52,7 @@ class Answer(AnswerView):
                 self._state.failed = True
                 raise
             if event is None:
-                raise self._state.cut()
+                break
             piece = self._state.feed(event)
             if piece is not None:
                 return piece
@@ -71,29 +72,36 @@ class Answer(AnswerView):
 class Session:
     """A conversation on one session of the server; made by `Client.session`.
 
+    A stream that breaks off is followed by another when the server keeps the session (`keep`): the
+    command that has no answer yet is sent again, and its key makes it the same turn.
+
     As a context manager it says goodbye at the end, and breaks off when an exception leaves it.
     """
 
     def __init__(
         self,
-        stub: generation_pb2_grpc.GenerationStub,
-        metadata: list[tuple[str, str]],
+        targets: Targets,
+        metadata: Metadata,
         open_: generation_pb2.SessionOpen,
+        resume_for: float,
     ) -> None:
-        open_.initial_credit = open_.initial_credit or _CREDIT
-        self._credit = open_.initial_credit
-        self._last_id = 0
-        self._check = SequenceCheck()
+        self._targets = targets
+        self._metadata = metadata
+        self._commands = Commands(open_, resume_for)
+        self._lock = threading.Lock()  # of the commands, which other threads give too
+        self._stopped = threading.Event()
         self._answer: Answer | None = None
         self._ended = False
-        self._requests: queue.SimpleQueue[generation_pb2.SessionRequest | None] = (
-            queue.SimpleQueue()
-        )
-        self._call = stub.Session(iter(self._requests.get, None), metadata=metadata)
-        opened = self._ask(generation_pb2.SessionRequest(open=open_)).opened
+        self._start()
+        opened = self._next_event(OPEN_ID).opened
         self.session_id: str = opened.session_id
         self.model: str = opened.model
         self.resumed: bool = opened.resumed
+
+    @property
+    def resumes(self) -> int:
+        """How often the stream broke off and was followed by another so far."""
+        return self._commands.resumes
 
     def generate(
         self, prompt: Prompt | None = None, *, priority: int = 0, **options: Unpack[Options]
@@ -106,16 +114,32 @@ class Session:
         return self._generate(_convert.input_of_chat(messages), options, priority)
 
     def append(self, prompt: Prompt) -> int:
-        """Feeds text or token ids without an answer; returns the tokens of the session."""
+        """Feeds text or token ids without an answer; returns the tokens of the session.
+
+        As every command, it ends an answer that runs first.
+        """
         return self._append(_convert.input_of_prompt(prompt))
 
     def append_chat(self, messages: Chat) -> int:
         """Feeds messages without an answer; returns the tokens of the session."""
         return self._append(_convert.input_of_chat(messages))
 
+    def interject(self, prompt: Prompt) -> Interjection:
+        """Feeds text or token ids between two tokens of the answer that runs, which then goes on.
+
+        Does not wait, and may be called from any thread. Where an answer has just ended, it is fed
+        behind it.
+        """
+        return self._interject(_convert.input_of_prompt(prompt))
+
+    def interject_chat(self, messages: Chat) -> Interjection:
+        """As `interject`: messages close the answer so far, and another follows them."""
+        return self._interject(_convert.input_of_chat(messages))
+
     def cancel(self) -> None:
         """Ends the answer that runs. May be called from any thread."""
-        self._requests.put(generation_pb2.SessionRequest(cancel=generation_pb2.SessionCancel()))
+        with self._lock:
+            self._put(self._commands.cancel())
 
     def end(self) -> int:
         """Says goodbye; returns the tokens of the session."""
@@ -126,10 +150,12 @@ class Session:
         return event.ended.context_tokens
 
     def abort(self) -> None:
-        """Breaks the stream off."""
-        self._ended = True
-        self._requests.put(None)
-        self._call.cancel()
+        """Breaks the stream off. May be called from any thread."""
+        self._stopped.set()
+        with self._lock:
+            self._ended = True
+            self._requests.put(None)
+            self._call.cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -147,64 +173,99 @@ class Session:
         else:
             self.abort()
 
-    def _send(self, request: generation_pb2.SessionRequest) -> int:
-        self._last_id += 1
-        request.request_id = self._last_id
-        self._requests.put(request)
-        return self._last_id
+    def _start(self) -> None:
+        requests: queue.SimpleQueue[generation_pb2.SessionRequest | None] = queue.SimpleQueue()
+        requests.put(self._commands.opening())
+        self._requests = requests
+        self._target: Target = self._targets.current
+        metadata = _convert.with_session(self._metadata, self._commands.open.session_id)
+        self._call = self._target.generation.Session(iter(requests.get, None), metadata=metadata)
+
+    def _reopen(self, error: GmaError) -> None:
+        """Another stream after one that ended with `error`; raises it when there is to be none."""
+        if broke_off(error):
+            self._targets.leave(self._target)
+        if self._ended:
+            raise error
+        pause = self._commands.reopen(error)
+        if self._stopped.wait(pause):
+            raise error
+        with self._lock:
+            self._requests.put(None)  # lets go of the thread that waits for more
+            self._start()
 
     def _next_event(self, request_id: int) -> generation_pb2.SessionResponse:
         """The next event that answers `request_id`."""
         while True:
             try:
                 event = next(self._call)
+                with self._lock:
+                    outcome = self._commands.accept(event, request_id)
+                    self._put(outcome.send)
+                if outcome.is_reopened:
+                    self._catch_up(outcome.catch_up)
+                if outcome.is_mine:
+                    return event
             except StopIteration:
-                raise make_error(
-                    grpc.StatusCode.UNAVAILABLE, "the session's stream has ended"
-                ) from None
-            except grpc.RpcError as error:
-                raise error_of_call(error) from None
-            self._check.accept(event)
-            kind = event.WhichOneof("event")
-            if event.request_id != request_id or kind == "heartbeat":
-                continue
-            if kind == "error":
-                raise error_of_number(event.error.code, event.error.message)
-            return event
+                self._reopen(cut_error())
+            except grpc.RpcError as failure:
+                self._reopen(error_of_call(failure))
+
+    def _catch_up(self, after: int | None) -> None:
+        """Sends what has no answer yet, once the server has run the last turn to `after` again."""
+        if after is not None:
+            request = generation_pb2.ResumeRequest(session_id=self.session_id, after=after)
+            metadata = _convert.with_session(self._metadata, self.session_id)
+            for _ in self._target.generation.Resume(request, metadata=metadata):
+                pass
+        with self._lock:
+            self._put(self._commands.resend())
+
+    def _put(self, requests: list[generation_pb2.SessionRequest]) -> None:
+        for request in requests:
+            self._requests.put(request)
 
     def _ask(self, request: generation_pb2.SessionRequest) -> generation_pb2.SessionResponse:
         """Sends a command that has one answer, and waits for it."""
         return self._next_event(self._send(request))
+
+    def _send(self, request: generation_pb2.SessionRequest) -> int:
+        with self._lock:
+            self._requests.put(self._commands.begin(request))
+        return request.request_id
 
     def _append(self, source: common_pb2.Input) -> int:
         self._finish_answer()
         request = generation_pb2.SessionRequest(append=generation_pb2.SessionAppend(input=source))
         return self._ask(request).appended.context_tokens
 
+    def _interject(self, source: common_pb2.Input) -> Interjection:
+        with self._lock:
+            interjection, requests = self._commands.interject(source)
+            self._put(requests)
+        return interjection
+
     def _generate(self, source: common_pb2.Input, options: Options, priority: int) -> Answer:
         self._finish_answer()
         request_id = self._send(_convert.session_generate(source, options, priority))
-        ungranted = 0
+        state = AnswerState()
+        resumes = self.resumes
 
         def next_event() -> generation_pb2.SessionResponse:
-            nonlocal ungranted
             event = self._next_event(request_id)
-            if event.WhichOneof("event") == "tokens":
-                ungranted += len(event.tokens.tokens)
-            # What was read is granted again while half of it still flows, and all at the end.
-            if ungranted and (2 * ungranted >= self._credit or event.HasField("finished")):
-                credit = generation_pb2.SessionCredit(tokens=ungranted)
-                self._requests.put(generation_pb2.SessionRequest(credit=credit))
-                ungranted = 0
+            state.resumes = self.resumes - resumes
+            if credit := self._commands.grant(at_end=event.HasField("finished")):
+                self._requests.put(credit)
             return event
 
-        self._answer = Answer(AnswerState(), next_event, self.cancel)
+        self._answer = Answer(state, next_event, self.cancel)
         return self._answer
 
     def _finish_answer(self) -> None:
         """The server serves one turn at a time: the next command must find the last one ended."""
         answer, self._answer = self._answer, None
-        if answer is None or answer._state.complete or answer._state.failed:
-            return
-        answer.cancel()
-        answer.read()
+        if answer is not None and not (answer._state.complete or answer._state.failed):
+            answer.cancel()
+            answer.read()
+        while (request_id := self._commands.outstanding()) is not None:
+            self._next_event(request_id)

@@ -44,6 +44,8 @@ class RequestOptions(Options, total=False):
     n: int
     wait_if_busy: bool
     priority: int
+    request_key: bytes
+    after: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens fed for the request, already in the session's state, and generated."""
+    """Tokens of the request's input; not fed, because they had been read before; generated."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -108,6 +110,19 @@ class Finish:
     timings: Timings
 
 
+@dataclass
+class Interjection:
+    """Input that was given while an answer ran; says what became of it once the reader is there.
+
+    Attributes:
+        context_tokens: of the session with it, once it has entered.
+        error: why it was refused.
+    """
+
+    context_tokens: int | None = None
+    error: Exception | None = None
+
+
 @dataclass(frozen=True)
 class SessionInfo:
     """A session on the server; its state takes the same bytes at any length."""
@@ -123,6 +138,9 @@ class SessionInfo:
     checkpoints: int
     checkpoint_bytes: int
     oldest_rewind_tokens: int
+    tier: str  # "pool", "memory" or "disk"
+    last_sequence: int  # number of its last event
+    pinned: bool
 
 
 @dataclass(frozen=True)

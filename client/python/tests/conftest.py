@@ -51,13 +51,13 @@ def installed_python(tmp_path_factory):
     sys.path.remove(str(packages))
 
 
-def start_server(folder, *flags):
+def start_server(folder, *flags, model=MODEL):
     """Starts the real server on free ports; returns the process and its address."""
     binary = BUILD / "bin" / "gma-server"
     if not binary.exists():
         pytest.fail(f"{binary} is not built")
     ports, log = folder / "ports.json", folder / "log"
-    command = [binary, "--model", MODEL, "--listen", "127.0.0.1:0", "--port_file", ports]
+    command = [binary, "--model", model, "--listen", "127.0.0.1:0", "--port_file", ports]
     command += ["--metrics_listen", "127.0.0.1:0", *flags]
     with log.open("w") as file:
         process = subprocess.Popen(command, stderr=file)

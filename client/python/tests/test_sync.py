@@ -247,7 +247,7 @@ def test_a_server_that_dies_is_an_error(installed_python, tmp_path):
     import gma_client
 
     process, address = start_server(tmp_path)
-    with gma_client.Client(address) as client:
+    with gma_client.Client(address, resume_for=1) as client:
         answer = client.generate("x", **LONG)
         next(answer)
         process.kill()
