@@ -231,19 +231,10 @@ BATCH = [
 STATE = [
     Panel(
         "State rows",
-        "Rows of the pool by use. A full pool refuses new sessions.",
+        "Rows of the pool by use. In a full pool idle sessions make room.",
         "short",
         [(gauge("gma_state_rows", "use"), "{{use}}")],
         stacked=True,
-    ),
-    Panel(
-        "Sessions and capacity",
-        "Open sessions, and how many rows there are; private requests take rows too.",
-        "short",
-        [
-            (gauge("gma_sessions", "tier"), "open, {{tier}}"),
-            (gauge("gma_session_capacity", "tier"), "rows, {{tier}}"),
-        ],
     ),
     Panel(
         "Tokens in a session",
@@ -252,24 +243,17 @@ STATE = [
         percentiles("gma_session_context_tokens"),
     ),
     Panel(
-        "Prefix reuse",
-        "Requests that began with a state kept from an earlier one, and that found none; tokens "
-        "that were not read again.",
-        "ops",
-        [
-            (rate("gma_prefix_hits_total"), "hits"),
-            (rate("gma_prefix_misses_total"), "misses"),
-            (rate("gma_prefix_tokens_saved_total"), "tokens saved"),
-        ],
-    ),
-    Panel(
         "Memory",
-        "All state rows, states kept for reuse, and the weights.",
+        "State rows, parked rows, checkpoints, states kept for reuse, the weights; and all of the "
+        "process.",
         "bytes",
         [
             (gauge("gma_state_pool_bytes"), "state pool"),
+            (gauge("gma_session_parked_bytes"), "parked"),
+            (gauge("gma_session_checkpoint_bytes"), "checkpoints"),
             (gauge("gma_prefix_bytes"), "prefixes"),
             (gauge("gma_model_weights_bytes"), "weights"),
+            (gauge("gma_resident_memory_bytes"), "process"),
         ],
     ),
     Panel(
@@ -280,19 +264,125 @@ STATE = [
         kind="stat",
     ),
     Panel(
-        "Sessions ended",
-        "Sessions that expired or moved to a lower tier, a second, by reason.",
+        "Prefix hits",
+        "Share of the requests from the start of a text that began with a state which an earlier "
+        "one had left.",
+        "percentunit",
+        [
+            (
+                f"{rate('gma_prefix_hits_total')} / ({rate('gma_prefix_hits_total')} + "
+                f"{rate('gma_prefix_misses_total')})",
+                "hits",
+            )
+        ],
+    ),
+    Panel(
+        "Prefix tokens",
+        "Tokens of input a second that were fed, and that such states had read already.",
+        "short",
+        [
+            (rate("gma_prompt_tokens_total"), "fed"),
+            (rate("gma_prefix_tokens_saved_total"), "saved"),
+        ],
+        stacked=True,
+    ),
+]
+
+SESSIONS = [
+    Panel(
+        "Sessions",
+        "Open sessions by where their state is: in a row of the pool, parked in host memory, or "
+        "sealed in the store.",
+        "short",
+        [(gauge("gma_sessions", "tier"), "{{tier}}")],
+        stacked=True,
+    ),
+    Panel(
+        "Moves",
+        "Sessions that moved to another tier or expired (to none), a second.",
         "ops",
         [
             (
                 rate("gma_session_evictions_total", "from, to, reason"),
                 "{{from}} to {{to}}: {{reason}}",
-            )
+            ),
+            (rate("gma_session_restore_seconds_count", "tier"), "{{tier}} to pool"),
+        ],
+    ),
+    Panel(
+        "Waking",
+        "From a call for a parked session to its state in the pool, by the tier it was in.",
+        "s",
+        percentiles("gma_session_restore_seconds", "tier"),
+    ),
+    Panel(
+        "Room for sessions",
+        "Bytes that they take of --park_memory_bytes (rows alone: checkpoints go first) and of "
+        "--park_disk_bytes.",
+        "percentunit",
+        [
+            (
+                f"max ({gauge('gma_session_parked_bytes', 'instance')} / "
+                + gauge("gma_session_budget_bytes", "instance", 'tier="memory"')
+                + ")",
+                "memory",
+            ),
+            (
+                f"max ({gauge('gma_store_bytes', 'instance')} / "
+                + gauge("gma_session_budget_bytes", "instance", 'tier="disk"')
+                + ")",
+                "store",
+            ),
+        ],
+    ),
+    Panel(
+        "Store lag",
+        "Age of the oldest write that the store has not taken. A crash loses what is that old.",
+        "s",
+        [(f"max by (instance) (gma_store_lag_seconds{{{SELECT}}})", "{{instance}}")],
+    ),
+    Panel(
+        "Store errors",
+        "Calls of the store that failed, by what they were to do. Must stay at 0.",
+        "short",
+        [(f"sum by (call) (increase(gma_store_errors_total{{{SELECT}}}{RATE}))", "{{call}}")],
+    ),
+    Panel(
+        "Sealing",
+        "Time to seal a session and write it to the store.",
+        "s",
+        percentiles("gma_snapshot_save_seconds"),
+    ),
+    Panel(
+        "Streams taken up again",
+        "Readers that came back to a session's last turn, a second, by what they found; and turns "
+        "that stand still for theirs.",
+        "short",
+        [
+            (rate("gma_stream_resumes_total", "result"), "{{result}}"),
+            (gauge("gma_turns_detached"), "detached now"),
+        ],
+    ),
+    Panel(
+        "Going back",
+        "Forks, rewinds, exports and imports, a second.",
+        "ops",
+        [
+            (rate("gma_session_forks_total"), "forks"),
+            (rate("gma_session_rewinds_total"), "rewinds"),
+            (rate("gma_session_exports_total"), "exports"),
+            (rate("gma_session_imports_total"), "imports"),
         ],
     ),
 ]
 
-ROWS = [("Traffic", TRAFFIC), ("Latency", LATENCY), ("Batch", BATCH), ("State", STATE)]
+ROWS = [
+    ("Traffic", TRAFFIC),
+    ("Latency", LATENCY),
+    ("Batch", BATCH),
+    ("State", STATE),
+    ("Sessions and their store", SESSIONS),
+]
 
 
 def variable(name: str, label: str) -> dict[str, Any]:

@@ -34,6 +34,8 @@ RULES = ROOT / "deploy/prometheus"
 BOARD = ROOT / "deploy/grafana/gma_server.json"
 GOLDEN = ROOT / "tests/integration/metrics_golden.txt"
 PATIENCE = 120.0  # seconds until a thing that must come is given up
+ROW_BYTES = 49728  # of the tiny model
+KEPT = 8  # sessions that stay open, of which the pool holds four
 # A comparison of an alert with its threshold: a number, or a product in brackets.
 THRESHOLD = re.compile(r"\s*(?:==|>=|<=|>|<)\s*(?:[\d.]+|\([\d.]+ \* [\d.]+\))(?=\s|$)")
 
@@ -84,13 +86,25 @@ class Stack:
         return [float(series["value"][1]) for series in found]
 
     def load(self) -> None:
-        """Answers without a session, then two turns on one; both programs must succeed."""
+        """Answers without a session, two turns on one, then more sessions than the pool has rows.
+
+        All programs must succeed.
+        """
         common = {"cwd": ROOT, "check": True, "stdout": subprocess.DEVNULL, "timeout": PATIENCE}
         server = ["--server", self.grpc]
         load = ["--streams", "4", "--duration", "6", "--max_tokens", "24", "--ignore_eos"]
         subprocess.run([BIN / "gma-loadgen", *server, *load], **common)
         chat = [BIN / "gma-chat", *server, "--max_tokens", "8"]
         subprocess.run(chat, input=b"Hello there\nAnd again\n", **common)
+        # A text that is long enough to be found again.
+        keep = [*chat, "--keep", "--system", "Be brief, and answer with one short sentence alone."]
+        told = {"stderr": subprocess.PIPE, "input": b"Hello there\n"}
+        kept = [subprocess.run(keep, **told, **common) for _ in range(KEPT)]
+        moved = 'gma_sessions{tier="disk"} > 0'
+        wait_for("a session on disk", lambda: self.values(moved))
+        for done in kept:
+            session = done.stderr.decode().split("--session ")[1].strip()
+            subprocess.run([*chat, "--session", session], input=b"And again\n", **common)
 
 
 def write_config(folder: Path, metrics: str) -> Path:
@@ -111,8 +125,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
     ports = folder / "ports.json"
     listen = ["--listen", "127.0.0.1:0", "--metrics_listen", "127.0.0.1:0", "--port_file", ports]
+    # Room for three parked rows, of which one is kept free; checkpoints would take it.
+    tiers = ["--max_sessions", "4", "--park_memory_bytes", str(3 * ROW_BYTES)]
+    tiers += ["--checkpoint_bytes", "0", "--state_dir", folder / "state"]
     server = subprocess.Popen(
-        [BIN / "gma-server", "--model", MODEL, "--log_level", "warning", *listen]
+        [BIN / "gma-server", "--model", MODEL, "--log_level", "warning", *listen, *tiers]
     )
     prometheus: subprocess.Popen[bytes] | None = None
     try:
@@ -130,7 +147,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         wait_for("a scrape", lambda: made.values("up == 1"))
         made.load()
         # The last of the load is scraped, and the rules have seen it.
-        fed = "gma_session_context_tokens_count == 2"
+        fed = f"gma_session_context_tokens_count == {2 + 2 * KEPT}"
         wait_for("the turns of the session", lambda: made.values(fed))
         slow = "model_name:gma_inter_token_slow:ratio_rate5m >= 0"
         wait_for("the rules", lambda: made.values(slow))
@@ -191,7 +208,13 @@ def test_load_is_counted(stack: Stack) -> None:
     assert total("gma_request_generation_tokens_count") == answers
     assert total("gma_request_generation_tokens_sum") == total("gma_generation_tokens_total")
     assert total("gma_time_to_first_token_seconds_count") == answers
-    assert total("gma_session_context_tokens_count") == 2
+    assert total("gma_session_context_tokens_count") == 2 + 2 * KEPT
+    assert total("gma_state_bytes_per_session") == ROW_BYTES
+    assert total("gma_sessions") == KEPT
+    assert total('gma_session_restore_seconds_count{tier="disk"}') > 0
+    assert total("gma_session_parked_bytes") <= total('gma_session_budget_bytes{tier="memory"}')
+    assert total("gma_store_errors_total") == 0
+    assert total("gma_prefix_hits_total") > 0
     assert total("gma_state_rows") == total("gma_session_capacity")
 
 
