@@ -19,7 +19,8 @@ bool BrokeOff(const absl::Status& status) {
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kUnknown:
       return true;
-    case absl::StatusCode::kInternal:  // also the server's, for logits that are not finite
+    case absl::StatusCode::kInternal:   // also the server's, for logits that are not finite
+    case absl::StatusCode::kCancelled:  // also this side's
       return absl::StrContains(status.message(), "RST_STREAM");
     default:
       return false;

@@ -23,9 +23,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 def broke_off(error: GmaError) -> bool:
     """The server did not refuse the call: it, or something between, is gone or restarts.
 
-    Behind a proxy a server that dies shows as UNKNOWN, without one as UNAVAILABLE.
+    Behind a proxy a server that dies shows as UNKNOWN, INTERNAL or CANCELLED with a message that
+    names RST_STREAM, without one as UNAVAILABLE.
     """
-    if error.code is grpc.StatusCode.INTERNAL:  # also the server's, for logits that are not finite
+    # INTERNAL is also the server's, for logits that are not finite; CANCELLED also this side's.
+    if error.code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED):
         return "RST_STREAM" in error.message
     return error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
 

@@ -39,6 +39,19 @@ def ids_of(answer):
     return [token.id for piece in answer for token in piece.tokens]
 
 
+def test_what_a_call_that_broke_off_looks_like(installed_python):
+    from gma_client._resume import broke_off
+    from gma_client.errors import make_error
+
+    code = grpc.StatusCode
+    for gone in (code.UNAVAILABLE, code.UNKNOWN):
+        assert broke_off(make_error(gone, ""))
+    for perhaps in (code.INTERNAL, code.CANCELLED):
+        assert broke_off(make_error(perhaps, "Received RST_STREAM with error code 8"))
+        assert not broke_off(make_error(perhaps, "of the server's own"))
+    assert not broke_off(make_error(code.NOT_FOUND, ""))
+
+
 def greedy(tokens):
     return {"temperature": 0.0, "max_tokens": tokens, "ignore_eos": True}
 

@@ -18,6 +18,7 @@ TEST(BrokeOff, IsWhatNoServerSays) {
   EXPECT_TRUE(BrokeOff(absl::UnavailableError("Connection reset by peer")));
   EXPECT_TRUE(BrokeOff(absl::UnknownError("No status received")));  // behind HAProxy
   EXPECT_TRUE(BrokeOff(absl::InternalError("Received RST_STREAM with error code 2")));
+  EXPECT_TRUE(BrokeOff(absl::CancelledError("Received RST_STREAM with error code 8")));
   EXPECT_FALSE(BrokeOff(absl::InternalError("non-finite logits")));
   for (const auto code :
        {absl::StatusCode::kInvalidArgument, absl::StatusCode::kNotFound,
