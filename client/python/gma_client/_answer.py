@@ -55,9 +55,15 @@ class SequenceCheck:
 
 
 class AnswerState:
-    """Puts an answer together. `candidates`: how many ends it has."""
+    """Puts an answer together.
 
-    def __init__(self, candidates: int = 1) -> None:
+    Args:
+        candidates: how many ends it has.
+        open_end: it may be over without an end: of a turn that was over, nothing may be left.
+    """
+
+    def __init__(self, candidates: int = 1, open_end: bool = False) -> None:
+        self.open_end = open_end
         self.seed: int | None = None
         self.model_fingerprint = ""
         self.finishes: dict[int, Finish] = {}

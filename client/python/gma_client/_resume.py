@@ -29,6 +29,8 @@ def broke_off(error: GmaError) -> bool:
     # INTERNAL is also the server's, for logits that are not finite; CANCELLED also this side's.
     if error.code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED):
         return "RST_STREAM" in error.message
+    if error.code is grpc.StatusCode.ABORTED:  # also for what another client does
+        return "moved to another server" in error.message
     return error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
 
 

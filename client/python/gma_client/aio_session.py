@@ -73,6 +73,8 @@ class AsyncAnswer(AnswerView):
         while not self._state.complete and not self._state.failed:
             try:
                 event = await self._next_event()
+                if event is None and not self._state.open_end:
+                    raise cut_error()
             except BaseException:
                 self._state.failed = True
                 raise

@@ -281,7 +281,8 @@ class Client:
 
     def _stream(self, request: StreamRequest, timeout: float | None) -> Answer:
         progress = Progress(request, self._resume_for > 0)
-        state = AnswerState(1 if progress.is_resume else max(request.n, 1))
+        candidates = 1 if progress.is_resume else max(request.n, 1)
+        state = AnswerState(candidates, open_end=progress.is_resume)
         source = _AnswerSource(self._targets, self._metadata, self._resume_for, timeout)
         source.start(progress)
         return Answer(state, lambda: source.next_event(progress, state), source.cancel)

@@ -48,6 +48,8 @@ class Answer(AnswerView):
         while not self._state.complete and not self._state.failed:
             try:
                 event = self._next_event()
+                if event is None and not self._state.open_end:
+                    raise cut_error()
             except BaseException:
                 self._state.failed = True
                 raise

@@ -49,6 +49,8 @@ def test_what_a_call_that_broke_off_looks_like(installed_python):
     for perhaps in (code.INTERNAL, code.CANCELLED):
         assert broke_off(make_error(perhaps, "Received RST_STREAM with error code 8"))
         assert not broke_off(make_error(perhaps, "of the server's own"))
+    assert broke_off(make_error(code.ABORTED, "the session moved to another server"))
+    assert not broke_off(make_error(code.ABORTED, "another client resumed this turn"))
     assert not broke_off(make_error(code.NOT_FOUND, ""))
 
 
