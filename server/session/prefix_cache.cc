@@ -58,7 +58,9 @@ void PrefixCache::Put(uint32_t owner, std::vector<int32_t> tokens, absl::Span<co
   }
   const size_t bytes = row_bytes_ + tokens.size() * sizeof(tokens[0]);
   if (!MakeRoom(owner, bytes)) return;
-  if (copy == nullptr) copy = std::make_shared<SavedRow>(row, totals_);
+  // Counted here alone: a session that lets go of its checkpoint has made room for others.
+  copy = copy == nullptr ? std::make_shared<SavedRow>(row, totals_)
+                         : std::make_shared<SavedRow>(copy->shared(), totals_);
   OwnerEntries& of = owners_[owner];
   of.entries.push_back({.key = key, .tokens = std::move(tokens), .row = std::move(copy)});
   of.by_key[key] = std::prev(of.entries.end());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -82,11 +83,15 @@ TEST_F(PrefixCacheTest, ShortTextsAreNotKeptAndTheFirstOfTwoStays) {
   EXPECT_EQ(Find(cache_, kAlice, Text(0, 16)), 2);
 }
 
-TEST_F(PrefixCacheTest, ACopyThatThereIsIsShared) {
+TEST_F(PrefixCacheTest, ACopyThatThereIsIsSharedAndNoLongerCountedWhereItCameFrom) {
   CheckpointTotals totals;
-  const auto row = std::make_shared<SavedRow>(std::vector<uint8_t>(kRow, 9), totals);
+  auto row = std::make_shared<SavedRow>(std::vector<uint8_t>(kRow, 9), totals);
   cache_.Put(kAlice, Text(0, 20), row->bytes(), row);
-  EXPECT_EQ(cache_.Find(kAlice, Text(0, 20)).row, row.get());
+  EXPECT_EQ(cache_.Find(kAlice, Text(0, 20)).row->bytes().data(), row->bytes().data());
+  row.reset();
+  EXPECT_EQ(totals.bytes, 0);
+  EXPECT_EQ(totals.count, 0);
+  EXPECT_EQ(Find(cache_, kAlice, Text(0, 20)), 9);
 }
 
 TEST_F(PrefixCacheTest, WhatWasNotUsedForLongestGoesFirst) {
