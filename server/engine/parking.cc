@@ -32,8 +32,11 @@ std::shared_ptr<const RowBytes> EngineState::Encode(Session& session) {
 
 void EngineState::Park(Session& session) {
   table_.Park(session, Encode(session));
-  // The journal cannot tell of the rounding: what is fed next follows a snapshot.
-  if (options_.park_format != RowEncoding::kFloat32) session.stored().needs_snapshot = true;
+  // The journal cannot tell of the rounding: what is fed next follows a snapshot. A row that was
+  // fed nothing since the last one has been rounded then.
+  StoredState& stored = session.stored();
+  const bool rounded = options_.park_format != RowEncoding::kFloat32;
+  if (rounded && session.fed() != stored.fed_at_snapshot) stored.needs_snapshot = true;
   metrics_.session_evictions[EvictionLabel::kPoolToMemory]->Increment();
 }
 
