@@ -40,6 +40,11 @@ class SlidingVector {
   }
   // REQUIRES: size <= size().
   void shrink(size_t size) { values_.resize(gone_ + size); }
+  // Gives back what no element needs.
+  void shrink_to_fit() {
+    Cut();
+    values_.shrink_to_fit();
+  }
   void assign(std::vector<T> values) {
     values_ = std::move(values);
     gone_ = 0;
