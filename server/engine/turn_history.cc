@@ -24,7 +24,7 @@ void TurnHistory::Add(const StreamEvent& event) {
     entry.text_end += static_cast<uint32_t>(token->text.size());
     entry.tops_end += static_cast<uint32_t>(tops.size());
   } else {
-    others_.emplace_back(last() + 1, event);
+    others_.push_back({last() + 1, event});
     if (auto* appended = std::get_if<AppendedEvent>(&others_.back().second)) {
       appended->request_id.reset();
     }
@@ -56,6 +56,7 @@ void TurnHistory::End(absl::Status status) {
   entries_.shrink_to_fit();
   text_.shrink_to_fit();
   tops_.shrink_to_fit();
+  others_.shrink_to_fit();
 }
 
 StreamEvent TurnHistory::At(int64_t number) const {

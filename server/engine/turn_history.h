@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <optional>
 #include <string>
 #include <utility>
@@ -13,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "server/engine/token_stream.h"
+#include "server/session/sliding_vector.h"
 
 namespace gma {
 
@@ -62,7 +62,7 @@ class TurnHistory {
   uint32_t text_begin_ = 0, text_cut_ = 0;  // of the first entry kept; of text_'s first byte
   std::vector<TokenLogprob> tops_;
   uint32_t tops_begin_ = 0, tops_cut_ = 0;
-  std::deque<std::pair<int64_t, StreamEvent>> others_;  // by number
+  SlidingVector<std::pair<int64_t, StreamEvent>> others_;  // by number
   std::optional<absl::Status> end_;
 };
 
