@@ -80,7 +80,12 @@ void EngineCore::OnMessage(RewindMessage message) {
 
 void EngineCore::OnMessage(const CancelMessage& message) {
   const auto it = by_stream_.find(message.stream.get());
+  if (it != by_stream_.end() && message.by_client && CatchesUp(*it->second)) {
+    EngineMessage again = message;
+    return WaitIn(for_room_, again);
+  }
   if (it != by_stream_.end()) return Cancel(*it->second, message.by_client);
+  if (message.by_client && CancelBehind(message)) return;
   std::unique_ptr<GenerateMessage> waiting = TakeWaiting(message.stream.get());
   if (waiting == nullptr) return;
   Request& request = AddRequest(std::move(*waiting));
@@ -117,19 +122,29 @@ absl::Status EngineCore::AdmitToSession(Request& request) {
   if (joined) return absl::OkStatus();
   auto busy = turns_.find(session->number());
   if (busy != turns_.end() && busy->second.active->detached) {
+    Request& detached = *busy->second.active;
+    if (detached.recovered && request.after.value_or(INT64_MAX) > session->last_sequence()) {
+      CatchUp(detached, request.after);
+      WaitForTurn(request, *session);
+      return absl::OkStatus();
+    }
     GMA_RETURN_IF_ERROR(CheckAfter(request, *session));
     request.after.reset();  // the end of the turn, which nobody has read, is the next event
-    Cancel(*busy->second.active, /*by_client=*/true);
+    Cancel(detached, /*by_client=*/true);
     busy = turns_.end();
   }
   if (busy == turns_.end()) {
     return request.rewind ? BeginRewind(request, *session) : BeginSessionTurn(request, *session);
   }
   if (!request.wait_if_busy) return BusyError(*session);
-  request.session = session;
-  request.state = RequestState::kWaitingForSession;
-  busy->second.waiting.push_back(&request);
+  WaitForTurn(request, *session);
   return absl::OkStatus();
+}
+
+void EngineCore::WaitForTurn(Request& request, Session& session) {
+  request.session = &session;
+  request.state = RequestState::kWaitingForSession;
+  turns_.at(session.number()).waiting.push_back(&request);
 }
 
 absl::Status EngineCore::BusyError(const Session& session) const {
@@ -173,6 +188,7 @@ void EngineCore::StartTurn(Request& request, Session& session, TurnKind kind, bo
 }
 
 void EngineCore::EnterTurn(Request& request, Session& session) {
+  request.entered_turn = true;
   const std::vector<size_t> marks = std::exchange(request.input, {}).marks;
   if (session.context_tokens() == 0 && !request.rewind) StartFromPrefix(request, marks);
   if (request.generates) EnterRecorded(request);

@@ -51,17 +51,33 @@ template <typename Message>
 bool EngineCore::Prepare(EngineMessage& posted, const Message& message) {
   constexpr bool kRecovers = std::is_same_v<Message, RecoverMessage>;
   Session* session = nullptr;
+  // What a server finds in its mailbox after it was frozen must not take a session from the one
+  // that its client has gone to.
+  if (shares_store() && IsAbandoned(posted)) {
+    Refuse(posted, absl::CancelledError("the reader of the stream is gone"));
+    return false;
+  }
   if (const auto address = AddressOf(message)) {
     const auto waking = waking_.find(Name(address->owner, address->id));
     if (waking != waking_.end() && !kRecovers) {
       WaitIn(waking->second.messages, posted);
       return false;
     }
+    if (!kRecovers && WaitsForRoom(*address)) {
+      WaitIn(for_room_, posted);  // behind what came for the session before
+      return false;
+    }
     session = table_.Peek(address->owner, address->id);
+    if (session != nullptr && !kRecovers && MustVerify(*session)) {
+      BeginVerify(posted, *session);
+      return false;
+    }
     if (session == nullptr && keeper_ != nullptr && !kRecovers) {
+      // Where others have the store too, what is remembered here may be long over.
       const bool sleeps = table_.PeekSleeping(address->owner, address->id) != nullptr;
       const bool known =
-          sleeps ? kTakesSleeping<Message> : table_.RemembersEnd(address->owner, address->id);
+          !shares_store() &&
+          (sleeps ? kTakesSleeping<Message> : table_.RemembersEnd(address->owner, address->id));
       if (!known) {
         BeginWaking(posted, *address);
         return false;
@@ -90,6 +106,17 @@ void EngineCore::WaitForRoom(EngineMessage& message) {
   // Rows come free as the sessions that are on their way to disk get there.
   if (leaving_bytes_ == 0 || shutting_down_) return Refuse(message, NoRowError());
   WaitIn(for_room_, message);
+}
+
+bool EngineCore::WaitsForRoom(const SessionAddress& address) const {
+  return std::any_of(for_room_.begin(), for_room_.end(), [&](const EngineMessage& message) {
+    return std::visit(
+        [&](const auto& typed) {
+          const auto other = AddressOf(typed);
+          return other && other->id == address.id && other->owner == address.owner;
+        },
+        message);
+  });
 }
 
 void EngineCore::DispatchWaiting() {
@@ -139,13 +166,31 @@ void EngineCore::Refuse(EngineMessage& message, const absl::Status& status) {
       [&](auto& typed) {
         using Message = std::decay_t<decltype(typed)>;
         if constexpr (kIsTurn<Message>) shared_->waiting.fetch_sub(1);
-        if constexpr (requires { typed.done; }) {
+        if constexpr (std::is_same_v<Message, CancelMessage>) {
+          return;  // what it is about is refused too
+        } else if constexpr (requires { typed.done; }) {
           typed.done(status);
         } else if constexpr (requires { typed.stream; }) {
           typed.stream->Close(status);
         }
       },
       message);
+}
+
+bool EngineCore::CancelBehind(const CancelMessage& message) {
+  const auto is_behind = [&](std::deque<EngineMessage>& messages) {
+    const bool there = std::any_of(messages.begin(), messages.end(), [&](const EngineMessage& one) {
+      const auto* resume = std::get_if<ResumeMessage>(&one);
+      if (resume != nullptr) return resume->stream == message.stream;
+      return IsOf(one, message.stream.get()) &&
+             !std::get<GenerateMessage>(one).spec.request_key.empty();
+    });
+    if (there) messages.push_back(message);
+    return there;
+  };
+  return is_behind(for_room_) || std::any_of(waking_.begin(), waking_.end(), [&](auto& waking) {
+           return is_behind(waking.second.messages);
+         });
 }
 
 std::unique_ptr<GenerateMessage> EngineCore::TakeWaiting(const TokenStream* stream) {

@@ -66,13 +66,26 @@ void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishR
   if (began) {
     table_.KeepAutomatic(*request.session);
     KeepPrefix(request, *request.session);
-    JournalEnd(request, reason, /*failed=*/false);
-    EndReader(request, absl::OkStatus());
+    EndAnswer(request, reason);
   } else {
     request.stream->Finish(std::get<FinishedEvent>(std::move(numbered)));
   }
   BeginNextTurn(request);
-  if (request.when_over != nullptr) request.when_over();
+  if (request.when_over != nullptr) request.when_over(absl::OkStatus());
+}
+
+void EngineCore::EndAnswer(Request& request, FinishReason reason) {
+  // Nobody hears of the end before it is written down: who has, finds the turn over, also after a
+  // kill and on another server.
+  const bool waits = JournalEnd(request, reason, /*failed=*/false,
+                                [history = request.history](const absl::Status& status) {
+                                  const bool moved = status.code() == absl::StatusCode::kAborted;
+                                  history->End(moved ? status : absl::OkStatus());
+                                });
+  if (!waits) return EndReader(request, absl::OkStatus());
+  if (request.stream == nullptr) return;
+  replays_.Add(request.session->number(), std::move(request.stream), request.history,
+               request.delivered);
 }
 
 void EngineCore::FinishAppend(Request& request) {
@@ -139,7 +152,7 @@ void EngineCore::Fail(Request& request, const absl::Status& status) {
   if (request.history != nullptr) JournalEnd(request, FinishReason::kNone, /*failed=*/true);
   BeginNextTurn(request);
   if (!request.generates) request.done(status);
-  if (request.when_over != nullptr) request.when_over();
+  if (request.when_over != nullptr) request.when_over(status);
 }
 
 void EngineCore::EndSession(Session& session, SessionEnd end, const absl::Status& status) {

@@ -47,18 +47,21 @@ bool EngineCore::Tick() {
   const bool had_messages = !messages_.empty();
   messages_.clear();  // they hold streams and callbacks
   const absl::Duration now = clock_.Monotonic();
+  const size_t waited = for_room_.size();
   DispatchWaiting();
+  const bool dispatched = for_room_.size() != waited;
   EndOverdue(now);
   EndOverdueWaiting(now);
   ExpireSessions(now);
   if (keeper_ != nullptr) {
     SaveUnsaved(now);
+    VerifyActive(now);
     metrics_.store_lag->Set(absl::ToDoubleSeconds(StoreLag()));  // it grows by itself
   }
   BalanceMemory();
   const bool delivered = PumpReaders();
   const bool stepped = RunStep();
-  const bool did_something = had_messages || delivered || stepped || ended_some_;
+  const bool did_something = had_messages || dispatched || delivered || stepped || ended_some_;
   SweepEnded();
   if (did_something) {
     UpdateGauges();
@@ -73,11 +76,8 @@ void EngineCore::EndOverdue(absl::Duration now) {
     if (request.state == RequestState::kEnded) continue;
     if (request.stream != nullptr && request.stream->cancelled()) {
       Cancel(request, /*by_client=*/false);
-    } else if (request.detached && request.journaled && shared_->draining) {
-      request.left = true;  // whoever has the session next goes on with it
-      Fail(request, absl::UnavailableError("the server is shutting down"));
-    } else if (request.detached && (request.deadline <= now || shared_->draining)) {
-      Cancel(request, /*by_client=*/true);
+    } else if (request.detached) {
+      EndDetached(request, now);
     } else if (request.deadline <= now) {
       EndOverdue(request);
     }
@@ -106,6 +106,7 @@ absl::Duration EngineCore::NextTimer() const {
   if (keeper_ != nullptr && StoreLag() > absl::ZeroDuration()) {
     next = std::min(next, clock_.Monotonic() + absl::Seconds(1));
   }
+  if (shares_store() && !turns_.empty()) next = std::min(next, next_verify_);
   next = std::min(next, NextWaitingDeadline());
   for (const auto& request : requests_) next = std::min(next, request->deadline);
   return next;

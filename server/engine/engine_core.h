@@ -63,6 +63,7 @@ class EngineCore final : public EngineStore {
   bool Prepare(EngineMessage& posted, const Message& message);
   // There is no row for the message: it waits for one that is on its way, or is refused.
   void WaitForRoom(EngineMessage& message) override;
+  bool WaitsForRoom(const SessionAddress& address) const;
   void WaitIn(std::deque<EngineMessage>& messages, EngineMessage& message);
   void Refuse(EngineMessage& message, const absl::Status& status) override;
   // Those that wait and need not any more.
@@ -70,6 +71,9 @@ class EngineCore final : public EngineStore {
   void EndOverdueWaiting(absl::Duration now);
   absl::Duration NextWaitingDeadline() const;
   void RefuseWaiting(const absl::Status& status);  // all of them
+  // Whether `message` is about a turn that may have begun, and whose session is not here yet: it
+  // waits with that.
+  bool CancelBehind(const CancelMessage& message);
   // Takes the message of `stream` out of those that wait; null: there is none.
   std::unique_ptr<GenerateMessage> TakeWaiting(const TokenStream* stream);
 
@@ -87,6 +91,7 @@ class EngineCore final : public EngineStore {
   void Admit(Request& request);
   absl::Status AdmitToSession(Request& request);
   absl::Status AdmitPrivate(Request& request);
+  void WaitForTurn(Request& request, Session& session);
   absl::Status BeginSessionTurn(Request& request, Session& session);
   void StartTurn(Request& request, Session& session, TurnKind kind, bool new_input) override;
   // The turn has begun and nothing holds it: what is known goes in, and what needs no step ends.
@@ -106,6 +111,17 @@ class EngineCore final : public EngineStore {
   // The reader is gone, its call ends with `status`: detaches the turn, or fails it.
   void LoseReader(Request& request, const absl::Status& status);
   void Detach(Request& request);
+  // A turn that is run again after a restart gets as far without a reader as its client may have
+  // seen it: to that event; nothing: to its end.
+  void CatchUp(Request& rerun, std::optional<int64_t> until);
+  // Whether it has not got yet to where its reader is, for whom other things come after that.
+  static bool CatchesUp(const Request& rerun) {
+    return rerun.recovered && rerun.stream != nullptr && rerun.delivered > rerun.history->last();
+  }
+  // Ends a detached turn whose time has come.
+  void EndDetached(Request& request, absl::Duration now);
+  // The turn stays as the journal has it: who has the session next goes on with it.
+  void Leave(Request& request);
   // `after` nothing: from the beginning of the turn. ERRORS: as Engine::Resume; the stream is open.
   absl::Status ResumeTurn(Session& session, std::shared_ptr<TokenStream> stream,
                           std::optional<int64_t> after, absl::Duration deadline);
@@ -180,6 +196,7 @@ class EngineCore final : public EngineStore {
 
   // endings.cc. Each gives everything back before it answers.
   void FinishCandidate(Request& request, Candidate& candidate, FinishReason reason);
+  void EndAnswer(Request& request, FinishReason reason);
   void FinishAppend(Request& request);
   void Cancel(Request& request, bool by_client);
   void Fail(Request& request, const absl::Status& status) override;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -44,6 +45,7 @@ class EngineState {
     std::deque<EngineMessage> messages;  // that wait for it
     absl::Duration since;
     bool recovering = false;  // it is here, and catches up
+    bool verifies = false;    // it is here, if it is still this server's
   };
 
   // parking.cc: rows between pool and host memory.
@@ -86,12 +88,16 @@ class EngineState {
   const size_t parked_row_bytes_;  // of an encoded row
   absl::flat_hash_map<Name, Waking> waking_;
   absl::flat_hash_map<Name, std::unique_ptr<Recovery>> recoveries_;
-  absl::flat_hash_map<uint64_t, Request*> held_;  // by Request::held_by
+  std::optional<Name> verified_;                            // whose messages are being dispatched
+  absl::Duration next_verify_ = -absl::InfiniteDuration();  // of sessions with an active turn
+  int64_t verifying_ = 0;                                   // of those, now
+  absl::flat_hash_map<uint64_t, Request*> held_;            // by Request::held_by
   uint64_t next_ticket_ = 1;
   absl::flat_hash_set<uint64_t> moving_;               // numbers of sessions on their way to disk
   int64_t leaving_bytes_ = 0;                          // of their rows
   absl::flat_hash_map<Name, absl::Duration> unsaved_;  // since when
   absl::Duration next_save_ = absl::InfiniteDuration();
+  absl::Duration next_move_ = -absl::InfiniteDuration();  // to disk, after one that failed
   bool shutting_down_ = false;
   uint64_t next_turn_ = 1;
   bool ended_some_ = false;          // since the last sweep
@@ -100,7 +106,8 @@ class EngineState {
   // Reused from step to step.
   FairShare fair_share_;
   std::vector<EngineMessage> messages_;
-  std::deque<EngineMessage> for_room_;  // wait until a row is free, in the order of arrival
+  // Wait until a row is free, or a turn that is run again is where its reader is; as they came.
+  std::deque<EngineMessage> for_room_;
   std::vector<RowView> views_;
   std::vector<StepPart> view_parts_, parts_;  // beside views_; of the step
   std::vector<StepRow> step_rows_;

@@ -48,22 +48,41 @@ class EngineStore : protected EngineState {
   // The message waits for its session, which is asked for.
   void BeginWaking(EngineMessage& message, const SessionAddress& address);
   void OnClaimed(const Name& name, absl::StatusOr<ClaimedSession> claimed);
+  // ERRORS: kResourceExhausted, naming the limit: the owner holds too many, or memory is full.
+  absl::Status CheckFits(const Name& name, const ClaimedSession& claimed);
   Session& Restore(const Name& name, ClaimedSession& claimed);
   void EndWaking(const Name& name, const absl::Status& status);
   SessionSnapshotInfo InfoOf(const SessionId& id, const SleepingSession& session) const;
+
+  // ownership.cc: sessions that another server may have claimed meanwhile.
+  bool shares_store() const { return keeper_ != nullptr && keeper_->shared(); }
+  // Whether the store has to be asked before anything is done with a session that is here.
+  bool MustVerify(const Session& session) const;
+  // The message waits until it was asked; a session that is none of ours any more is claimed then.
+  void BeginVerify(EngineMessage& message, const Session& session);
+  void TakeVerdict(const Name& name, uint64_t number, const absl::Status& status);
+  void EndVerify(const Name& name);
+  // Once a second: ends active turns of sessions that have moved.
+  void VerifyActive(absl::Duration now);
 
   // moving.cc: sessions that go to the store.
   //
   // Moves sessions that were used longest ago from memory to disk, until there is some room.
   void BalanceMemory();
-  bool BeginMove(Session& session);
+  // ERRORS: as Save.
+  absl::Status BeginMove(Session& session);
   // What happens once a snapshot was written, or was not.
   using SavedCallback = absl::AnyInvocable<void(const absl::Status&)>;
-  // Writes a snapshot; false: it cannot be asked for now. `done` may be null. REQUIRES: idle.
-  bool Save(Session& session, SavedCallback done);
+  // Asks for a snapshot to be written. `done` may be null, and is not called after an error.
+  // REQUIRES: idle. ERRORS: kResourceExhausted by the quota of its owner, named; kUnavailable: the
+  // store does not keep up with what it is to write.
+  absl::Status Save(Session& session, SavedCallback done);
   void OnSaved(const Name& name, uint64_t number, uint64_t version, int64_t fed,
                const absl::StatusOr<Written>& written);
+  // Whether `session`, or a new one of the owner, may take so many bytes in the store.
   absl::Status CheckStoreQuota(const Session& session, int64_t bytes) const;
+  absl::Status CheckStoreQuota(const Owner& owner, int64_t bytes) const;
+  static constexpr int64_t kLeastStoredBytes = 1024;  // of a snapshot, besides rows and tokens
   int64_t SnapshotBytes(const Session& session) const;
   SessionImage ImageOf(const Session& session) const;
   // The store's copy is not what it should be: it is tried again every second.
@@ -78,14 +97,18 @@ class EngineStore : protected EngineState {
   // To be called before the turn changes anything; it is held until it may start.
   // ERRORS: kUnavailable, kResourceExhausted: the turn must not begin.
   absl::Status JournalBegin(Request& request, Session& session, TurnKind kind, bool new_input);
-  void JournalEnd(Request& request, FinishReason reason, bool failed);
-  void OnBeginWritten(uint64_t ticket, const Name& name, const absl::StatusOr<Written>& written);
+  // `done`, which may be null, is called with what came of it, if the end is to be written at all;
+  // returns whether it is.
+  bool JournalEnd(Request& request, FinishReason reason, bool failed, SavedCallback done = nullptr);
+  // The beginning of a turn or input that has entered it, whichever was asked for last.
+  void OnTurnWritten(uint64_t ticket, const Name& name, const absl::StatusOr<Written>& written);
   void Release(Request& request);
   bool AppendRecord(Session& session, JournalRecord record, Keeper::Done<Written> done);
   // Counts a record that was written or not; returns the session, if it is still there.
   Session* OnAppended(const Name& name, const absl::StatusOr<Written>& written);
-  // What a session holds has changed by other means than a turn: answers when that is written, as
-  // far as the durability asks for it.
+  // What a session holds has changed by other means than a turn: answers when that is written, so
+  // that whoever asks next, after a kill or on another server, finds it. With kInterval also when
+  // it could not be written.
   void AnswerSaved(Session& session, SavedCallback answer);
   void JournalOpen(Session& session, SavedCallback answer);
 

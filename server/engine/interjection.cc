@@ -24,6 +24,11 @@ Request* EngineCore::AnswerOf(const AppendSpec& spec) {
 bool EngineCore::Interject(AppendMessage& message) {
   Request* const answer = AnswerOf(message.spec);
   if (answer == nullptr) return false;
+  if (CatchesUp(*answer)) {
+    EngineMessage again = std::move(message);
+    WaitIn(for_room_, again);
+    return true;
+  }
   shared_->waiting.fetch_sub(1);  // it takes no turn of its own
   const InputTokens& input = message.spec.input;
   const size_t unfed = answer->feed.size() - answer->next;
@@ -82,6 +87,10 @@ void EngineCore::EnterRecorded(Request& request) {
 
 void EngineCore::OnMessage(BargeInMessage message) {
   Request* const answer = AnswerOf(message.spec);
+  if (answer != nullptr && CatchesUp(*answer)) {
+    EngineMessage again = std::move(message);
+    return WaitIn(for_room_, again);
+  }
   std::unique_ptr<Request> append = NewAppend(message.spec, message.accepted_at);
   append->done = std::move(message.done);
   if (answer == nullptr) return Admit(std::move(append));

@@ -38,39 +38,39 @@ absl::Status EngineStore::JournalBegin(Request& request, Session& session, TurnK
     }
     return absl::OkStatus();
   }
-  const bool always = options_.durability == Durability::kAlways;
+  const auto first = request.feed.begin() + (session.pending() ? 1 : 0);
+  std::vector<int32_t> feed(first, request.feed.end());
   // Before the turn, so that the store always has the whole of the last one.
   const bool due =
       stored.needs_snapshot || session.fed() - stored.fed_at_snapshot > options_.snapshot_tokens;
-  if (due && !Save(session, nullptr)) {
+  const int64_t bytes = (due ? SnapshotBytes(session) : stored.bytes) + RecordBytes(feed);
+  GMA_RETURN_IF_ERROR(CheckStoreQuota(session, bytes));
+  const bool always = options_.durability == Durability::kAlways;
+  if (const absl::Status saved = due ? Save(session, nullptr) : absl::OkStatus(); !saved.ok()) {
     MarkUnsaved(session);
-    if (!always) return absl::OkStatus();
-    return NotWritten(absl::ResourceExhaustedError("the store has no room for its snapshot"));
+    return always ? NotWritten(saved) : absl::OkStatus();
   }
   TurnBeginRecord record;
   record.first_sequence = session.last_sequence() + 1;
   record.key = request.request_key;
   record.kind = kind;
   record.context_before = session.context_tokens();
-  const auto first = request.feed.begin() + (session.pending() ? 1 : 0);
-  record.feed.assign(first, request.feed.end());
+  record.feed = std::move(feed);
   record.new_input = new_input;
   if (request.generates) {
     record.sampling = request.sampling;
     record.stop = request.stop;
   }
-  const absl::Status quota = CheckStoreQuota(session, stored.bytes + RecordBytes(record.feed));
   const uint64_t ticket = next_ticket_++;
   const Name name(session.owner().name, session.id());
-  const bool asked =
-      quota.ok() && AppendRecord(session, std::move(record),
-                                 [this, ticket, name](const absl::StatusOr<Written>& written) {
-                                   OnBeginWritten(ticket, name, written);
-                                 });
+  const bool asked = AppendRecord(session, std::move(record),
+                                  [this, ticket, name](const absl::StatusOr<Written>& written) {
+                                    OnTurnWritten(ticket, name, written);
+                                  });
   if (!asked) {
     MarkUnsaved(session);
-    if (!always) return absl::OkStatus();
-    return quota.ok() ? NotWritten(absl::UnavailableError("the store does not keep up")) : quota;
+    return always ? NotWritten(absl::UnavailableError("the store does not keep up"))
+                  : absl::OkStatus();
   }
   request.journaled = true;
   request.held_by = ticket;
@@ -89,10 +89,10 @@ void EngineStore::JournalOpen(Session& session, SavedCallback answer) {
       AppendRecord(session, std::move(nothing),
                    [this, name, always, shared](const absl::StatusOr<Written>& written) {
                      OnAppended(name, written);
-                     if (always) (*shared)(written.status());
+                     (*shared)(always ? written.status() : absl::OkStatus());
                    });
-  if (!asked) MarkUnsaved(session);
-  if (asked && always) return;
+  if (asked) return;
+  MarkUnsaved(session);
   (*shared)(always ? NotWritten(absl::UnavailableError("the store does not keep up"))
                    : absl::OkStatus());
 }
@@ -106,13 +106,13 @@ void EngineStore::AnswerSaved(Session& session, SavedCallback answer) {
     return answer(absl::OkStatus());
   }
   auto shared = std::make_shared<SavedCallback>(std::move(answer));
-  SavedCallback saved = nullptr;
-  if (always) saved = [shared](const absl::Status& status) { (*shared)(status); };
-  const bool asked = Save(session, std::move(saved));
-  if (!asked) MarkUnsaved(session);
-  if (asked && always) return;
-  (*shared)(always ? absl::UnavailableError("the session could not be written down")
-                   : absl::OkStatus());
+  const absl::Status asked = Save(session, [always, shared](const absl::Status& status) {
+    const bool tells = always || status.code() == absl::StatusCode::kAborted;
+    (*shared)(tells ? status : absl::OkStatus());
+  });
+  if (asked.ok()) return;
+  MarkUnsaved(session);
+  (*shared)(always ? asked : absl::OkStatus());
 }
 
 bool EngineStore::AppendRecord(Session& session, JournalRecord record, Keeper::Done<Written> done) {
@@ -144,16 +144,21 @@ Session* EngineStore::OnAppended(const Name& name, const absl::StatusOr<Written>
   return nullptr;
 }
 
-void EngineStore::OnBeginWritten(uint64_t ticket, const Name& name,
-                                 const absl::StatusOr<Written>& written) {
+void EngineStore::OnTurnWritten(uint64_t ticket, const Name& name,
+                                const absl::StatusOr<Written>& written) {
   Session* const session = OnAppended(name, written);
   const auto it = held_.find(ticket);
-  if (it == held_.end() || session == nullptr) return;  // the turn has ended
+  if (it == held_.end() || session == nullptr) return;  // it has ended, or waits for more
   Request& request = *it->second;
   held_.erase(it);
+  request.held_by = 0;
   if (!written.ok()) request.journaled = false;
   if (!written.ok() && options_.durability == Durability::kAlways) {
-    request.held_by = 0;
+    if (request.state == RequestState::kRunning) {
+      return Fail(request, absl::UnavailableError(
+                               absl::StrCat("input of the turn could not be written down: ",
+                                            std::string(written.status().message()))));
+    }
     // It may be tried again under its key.
     session->set_turn_key("");
     return Fail(request, NotWritten(written.status()));
@@ -162,16 +167,12 @@ void EngineStore::OnBeginWritten(uint64_t ticket, const Name& name,
 }
 
 void EngineStore::Release(Request& request) {
-  request.held_by = 0;
-  Session& session = *request.session;
-  if (request.state == RequestState::kRunning) {
-    // Input that has entered is known to the store now.
-    for (AppendedEvent& event : std::exchange(request.entered, {})) {
-      Emit(request, std::move(event));
-    }
-    return;
+  if (!request.entered_turn) return EnterTurn(request, *request.session);
+  if (request.state != RequestState::kRunning) return;
+  // Input that has entered is known to the store now.
+  for (AppendedEvent& event : std::exchange(request.entered, {})) {
+    Emit(request, std::move(event));
   }
-  EnterTurn(request, session);
 }
 
 void EngineStore::OnInterjection(Request& request, int64_t drawn,
@@ -179,41 +180,37 @@ void EngineStore::OnInterjection(Request& request, int64_t drawn,
   if (!request.journaled) return;
   Session& session = *request.session;
   const Name name(session.owner().name, session.id());
-  const bool always = options_.durability == Durability::kAlways;
-  const uint64_t ticket = request.held_by == 0 ? next_ticket_++ : request.held_by;
+  const uint64_t ticket = next_ticket_++;
   const bool asked = AppendRecord(
       session, InterjectionRecord{.drawn = drawn, .tokens = {tokens.begin(), tokens.end()}},
-      [this, name, ticket](const absl::StatusOr<Written>& written) {
-        if (OnAppended(name, written) == nullptr) return;
-        const auto held = held_.find(ticket);
-        if (held == held_.end() || held->second->state != RequestState::kRunning) return;
-        Request& waiting = *held->second;
-        held_.erase(held);
-        Release(waiting);
+      [this, ticket, name](const absl::StatusOr<Written>& written) {
+        OnTurnWritten(ticket, name, written);
       });
   if (!asked) {
     request.journaled = false;
     MarkUnsaved(session);
     return;
   }
-  if (!always || request.held_by != 0) return;
+  // Nothing that comes after it is told before: run again without it, the turn would be another.
+  held_.erase(request.held_by);
   request.held_by = ticket;
   held_[ticket] = &request;
 }
 
-void EngineStore::JournalEnd(Request& request, FinishReason reason, bool failed) {
-  if (request.session == nullptr || !request.journaled) return;
+bool EngineStore::JournalEnd(Request& request, FinishReason reason, bool failed,
+                             SavedCallback done) {
+  if (request.session == nullptr || !request.journaled) return false;
   Session& session = *request.session;
   if (request.recorded_end) {
     // The journal has its end. Where it was not reached, the next one has to run it again.
     if (session.last_sequence() != request.recorded_end->last_sequence) {
       session.stored().unfinished = true;
     }
-    return;
+    return false;
   }
   if (shutting_down_ || request.left) {
     session.stored().unfinished = true;
-    return;
+    return false;
   }
   const Name name(session.owner().name, session.id());
   const bool asked = AppendRecord(
@@ -223,8 +220,12 @@ void EngineStore::JournalEnd(Request& request, FinishReason reason, bool failed)
                     .failed = failed,
                     .context_after = session.context_tokens(),
                     .last_sequence = session.last_sequence()},
-      [this, name](const absl::StatusOr<Written>& written) { OnAppended(name, written); });
+      [this, name, done = std::move(done)](const absl::StatusOr<Written>& written) mutable {
+        OnAppended(name, written);
+        if (done != nullptr) done(written.status());
+      });
   if (!asked) MarkUnsaved(session);
+  return asked;
 }
 
 }  // namespace gma

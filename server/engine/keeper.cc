@@ -18,7 +18,7 @@ constexpr absl::Duration kExpiryInterval = absl::Minutes(1);
 constexpr size_t kStoreNameBytes = 16;  // of the hash of an owner
 
 size_t BytesOf(const SaveJob& job) {
-  size_t bytes = job.row->size() + 64;
+  size_t bytes = job.row->size() + job.image.last_turn.size() + 64;
   for (const CheckpointImage& checkpoint : job.image.past.checkpoints) {
     bytes += checkpoint.row->size();
   }
@@ -121,11 +121,28 @@ void Keeper::Remove(StoredName name, uint64_t epoch) {
 }
 
 void Keeper::Claim(StoredName name, Done<ClaimedSession> done) {
-  const StoreKey key = NameOf(name);
-  auto run = [this, name = std::move(name), done = std::move(done)]() mutable {
+  const StoredName named = name;
+  Read(named, [this, name = std::move(name), done = std::move(done)]() mutable {
     auto claimed = std::make_shared<absl::StatusOr<ClaimedSession>>(DoClaim(name));
     post_([done = std::move(done), claimed]() mutable { done(std::move(*claimed)); });
-  };
+  });
+}
+
+void Keeper::Verify(StoredName name, uint64_t epoch,
+                    absl::AnyInvocable<void(const absl::Status&)> done) {
+  const StoredName named = name;
+  Read(named, [this, name = std::move(name), epoch, done = std::move(done)]() mutable {
+    const absl::Status status = store_->Verify(NameOf(name), epoch);
+    // Another server's session is what is asked for, and no failure.
+    if (status.code() != absl::StatusCode::kAborted) {
+      Count(StoreCallLabel::kClaim, status).IgnoreError();
+    }
+    post_([done = std::move(done), status]() mutable { done(status); });
+  });
+}
+
+void Keeper::Read(const StoredName& name, absl::AnyInvocable<void()> run) {
+  const StoreKey key = NameOf(name);
   MutexLock lock(&mutex_);
   Job job{.key = {key.owner, key.id},
           .bytes = 0,

@@ -103,6 +103,9 @@ class Keeper {
   void Append(AppendJob job, Done<Written> done);
   void Remove(StoredName name, uint64_t epoch);
   void Claim(StoredName name, Done<ClaimedSession> done);
+  // Whether other servers can have claimed sessions of this one, and whether one has done so.
+  bool shared() const { return store_->shared(); }
+  void Verify(StoredName name, uint64_t epoch, absl::AnyInvocable<void(const absl::Status&)> done);
   void List(std::string owner, std::optional<SessionId> after, int32_t limit,
             Done<std::vector<StoredEntry>> done);
 
@@ -126,6 +129,7 @@ class Keeper {
 
   static StoreKey NameOf(const StoredName& name);
   void Write(const StoredName& name, size_t bytes, absl::AnyInvocable<void()> run);
+  void Read(const StoredName& name, absl::AnyInvocable<void()> run);
   // Takes the next write or read and does it; false: there is none.
   bool Step(bool write);
   void RunWriter();

@@ -25,25 +25,27 @@ void EngineStore::BalanceMemory() {
   // Some room is made before it is needed, so that who needs it does not have to wait.
   const int64_t limit = table_.park_limit(), row = static_cast<int64_t>(parked_row_bytes_);
   const int64_t mark = std::max<int64_t>(0, limit - std::max(limit / 8, row));
-  if (clock_.Monotonic() < next_save_ && next_save_ != absl::InfiniteDuration()) return;
+  if (clock_.Monotonic() < next_move_) return;
   Session* session = table_.LeastUsed(SessionTier::kMemory);
   while (session != nullptr && table_.memory_bytes() - leaving_bytes_ > mark) {
     Session* const next = table_.UsedAfter(*session);
-    if (!moving_.contains(session->number()) && !BeginMove(*session)) return;
+    // One whose owner's quota is used up stays, and is in nobody else's way.
+    const bool stays = moving_.contains(session->number());
+    if (!stays && absl::IsUnavailable(BeginMove(*session))) return;
     session = next;
   }
 }
 
-bool EngineStore::BeginMove(Session& session) {
-  if (waking_.contains(Name(session.owner().name, session.id()))) return true;
-  if (!Save(session, nullptr)) return false;
+absl::Status EngineStore::BeginMove(Session& session) {
+  if (waking_.contains(Name(session.owner().name, session.id()))) return absl::OkStatus();
+  GMA_RETURN_IF_ERROR(Save(session, nullptr));
   moving_.insert(session.number());
   leaving_bytes_ += static_cast<int64_t>(parked_row_bytes_);
-  return true;
+  return absl::OkStatus();
 }
 
 int64_t EngineStore::SnapshotBytes(const Session& session) const {
-  int64_t bytes = 1024 + static_cast<int64_t>(parked_row_bytes_);
+  int64_t bytes = kLeastStoredBytes + static_cast<int64_t>(parked_row_bytes_);
   bytes += (session.past().log().end() - session.past().log().begin()) * 4;
   for (const Checkpoint& checkpoint : session.past().ring().all()) {
     if (checkpoint.kind != CheckpointKind::kAutomatic) {
@@ -54,27 +56,37 @@ int64_t EngineStore::SnapshotBytes(const Session& session) const {
 }
 
 absl::Status EngineStore::CheckStoreQuota(const Session& session, int64_t bytes) const {
-  const int64_t others = session.owner().stored_bytes - session.stored().bytes;
-  if (others <= options_.owner_disk_bytes - bytes) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("the caller's sessions take ", others, " bytes in the store and this one ",
-                   bytes, ", limit ", options_.owner_disk_bytes, " bytes (--owner_disk_bytes)"));
+  return CheckStoreQuota(session.owner(), bytes - session.stored().bytes);
+}
+
+absl::Status EngineStore::CheckStoreQuota(const Owner& owner, int64_t bytes) const {
+  if (bytes <= 0 || owner.stored_bytes <= options_.owner_disk_bytes - bytes) {
+    return absl::OkStatus();
+  }
+  metrics_.admission_rejected[RejectReasonLabel::kQuota]->Increment();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the caller's sessions take ", owner.stored_bytes, " bytes in the store and ", bytes,
+      " more are asked for, limit ", options_.owner_disk_bytes, " bytes (--owner_disk_bytes)"));
 }
 
 SessionImage EngineStore::ImageOf(const Session& session) const {
+  const auto history = histories_.find(session.number());
   return {.ttl = session.ttl(),
           .point = session.point(),
           .row = {},
           .sequence = session.last_sequence(),
           .turn_key = session.turn_key(),
+          .last_turn_answers = session.last_turn_answers(),
           .journaled = session.stored().journaled,
+          .last_turn = history == histories_.end() ? std::string() : history->second->Serialize(),
           .past = session.past().Image()};
 }
 
-bool EngineStore::Save(Session& session, SavedCallback done) {
+absl::Status EngineStore::Save(Session& session, SavedCallback done) {
   const int64_t bytes = SnapshotBytes(session);
-  if (!CheckStoreQuota(session, bytes).ok() || !keeper_->HasRoom(static_cast<size_t>(bytes))) {
-    return false;
+  GMA_RETURN_IF_ERROR(CheckStoreQuota(session, bytes));
+  if (!keeper_->HasRoom(static_cast<size_t>(bytes))) {
+    return absl::UnavailableError("the store does not keep up");
   }
   std::shared_ptr<const RowBytes> row = session.parked();
   if (row == nullptr) row = Encode(session);
@@ -93,7 +105,7 @@ bool EngineStore::Save(Session& session, SavedCallback done) {
                 });
   session.stored().exists = true;
   session.stored().needs_snapshot = false;
-  return true;
+  return absl::OkStatus();
 }
 
 void EngineStore::OnSaved(const Name& name, uint64_t number, uint64_t version, int64_t fed,
@@ -107,6 +119,7 @@ void EngineStore::OnSaved(const Name& name, uint64_t number, uint64_t version, i
   if (session == nullptr || session->number() != number) return;
   if (!written.ok()) {
     if (written.status().code() == absl::StatusCode::kAborted) return OnMoved(*session);
+    if (moving) next_move_ = clock_.Monotonic() + kRetry;
     return MarkUnsaved(*session);
   }
   StoredState& stored = session->stored();
@@ -139,10 +152,8 @@ void EngineStore::SaveUnsaved(absl::Duration now) {
       continue;
     }
     next_save_ = now + kRetry;
-    if (session->phase() == SessionPhase::kIdle && !waking_.contains(it->first) &&
-        !Save(*session, nullptr)) {
-      break;
-    }
+    const bool may_be = session->phase() == SessionPhase::kIdle && !waking_.contains(it->first);
+    if (may_be && absl::IsUnavailable(Save(*session, nullptr))) break;
     ++it;
   }
 }
@@ -165,7 +176,8 @@ void EngineStore::SaveAll() {
   table_.ForEach([&](const Session& session) {
     const StoredState& stored = session.stored();
     // One whose last turn is to be run again stays as the journal has it.
-    if (waking_.contains(Name(session.owner().name, session.id())) || stored.unfinished ||
+    const auto waking = waking_.find(Name(session.owner().name, session.id()));
+    if ((waking != waking_.end() && !waking->second.verifies) || stored.unfinished ||
         (stored.saved == stored.version && !stored.needs_snapshot))
       return;
     names.emplace_back(session.owner().name, session.id());
@@ -176,7 +188,11 @@ void EngineStore::SaveAll() {
     while (!keeper_->HasRoom(static_cast<size_t>(SnapshotBytes(session)))) {
       if (keeper_->Flush(absl::Milliseconds(5))) break;
     }
-    if (!Save(session, nullptr)) continue;
+    if (const absl::Status asked = Save(session, nullptr); !asked.ok()) {
+      GMA_LOG(kError, "session_not_saved",
+              {{"session", id.Short()}, {"reason", std::string(asked.message())}});
+      continue;
+    }
     metrics_.session_evictions[EvictionLabel::kPoolToDisk]->Increment();
     ++saved;
   }

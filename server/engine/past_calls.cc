@@ -42,6 +42,9 @@ void EngineCore::OnMessage(ForkMessage message) {
 absl::StatusOr<Session*> EngineCore::Fork(const ForkMessage& message) {
   GMA_ASSIGN_OR_RETURN(const Session* const source, FindIdle(message.owner, message.id));
   GMA_RETURN_IF_ERROR(CheckQuota(source->owner(), 1));
+  if (journals()) {
+    GMA_RETURN_IF_ERROR(CheckStoreQuota(source->owner(), SnapshotBytes(*source)));
+  }
   if (!MakeRows(1, source)) return NoRowError();
   GMA_ASSIGN_OR_RETURN(StateRow row, pool_->AcquireCopy(source->row()));
   Session& fork = table_.InsertFork(*source, std::move(row), clock_.Monotonic());
@@ -109,6 +112,10 @@ absl::StatusOr<Session*> EngineCore::Import(const ImportMessage& message) {
   const SessionImage& image = message.image;
   Owner& owner = table_.OwnerOf(message.owner);
   GMA_RETURN_IF_ERROR(CheckQuota(owner, 1));
+  if (journals()) {
+    GMA_RETURN_IF_ERROR(
+        CheckStoreQuota(owner, kLeastStoredBytes + static_cast<int64_t>(parked_row_bytes_)));
+  }
   if (!MakeRows(1)) return NoRowError();
   GMA_ASSIGN_OR_RETURN(StateRow row, pool_->AcquireUnset());
   GMA_CHECK(image.row.size() == row.bytes().size());

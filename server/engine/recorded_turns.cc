@@ -84,12 +84,13 @@ class Walk {
 absl::StatusOr<std::vector<RecordedTurn>> TurnsOf(std::vector<JournalRecord> records) {
   std::vector<RecordedTurn> turns;
   for (JournalRecord& record : records) {
+    const bool unended = !turns.empty() && !turns.back().end;
+    const bool answers = unended && turns.back().begin.kind == TurnKind::kAnswer;
     // An Append of nothing tells that the session was opened.
-    const bool open =
-        !turns.empty() && !turns.back().end &&
-        (turns.back().begin.kind == TurnKind::kAnswer || !turns.back().begin.feed.empty());
+    const bool open = answers || (unended && !turns.back().begin.feed.empty());
     if (auto* begin = std::get_if<TurnBeginRecord>(&record)) {
-      if (open) return Contradiction("a turn begins in another one");
+      // An Append that was cut by a kill was done when the session was recovered.
+      if (answers) return Contradiction("a turn begins in another one");
       turns.push_back({.begin = std::move(*begin), .inputs = {}, .end = std::nullopt});
       continue;
     }

@@ -31,6 +31,7 @@ void EngineStore::Recover(const Name& name, ClaimedSession claimed) {
     tokens.insert(tokens.end(), more->begin(), more->end());
   }
   if (wakes_only) session.stored().saved = session.stored().version;
+  if (!wakes_only) histories_.erase(session.number());  // later turns followed that one
   if (tokens.empty() && !runs) return EndWaking(name, absl::OkStatus());
   GMA_LOG(kInfo, "session_recovering",
           {{"session", name.second.Short()},
@@ -115,9 +116,9 @@ void EngineStore::RunLastTurn(const Name& name) {
   request.feed = session->TokensToFeed({}, turn.begin.feed);
   const bool ended = turn.end.has_value();
   if (ended) {
-    request.unread_tokens = static_cast<int64_t>(turn.end->drawn.size());
+    request.unread_until = turn.end->last_sequence;
     request.recorded_end = std::move(turn.end);
-    request.when_over = [this, name] { EndWaking(name, absl::OkStatus()); };
+    request.when_over = [this, name](const absl::Status& status) { EndWaking(name, status); };
   }
   request.detached = true;
   request.deadline =

@@ -83,17 +83,19 @@ struct Request {
   // The reader is gone: the turn is not scheduled, and ends at `deadline` unless it is resumed.
   bool detached = false;
   // Of a turn that is run again after a restart: its reader may know more of it than the session
-  // does; it draws so many tokens without one; and this input enters it on the way, by tokens
-  // drawn.
+  // does; without one it runs until its last event has this number; and this input enters it on
+  // the way, by tokens drawn.
   bool recovered = false;
-  int64_t unread_tokens = 0;
+  int64_t unread_until = 0;
   std::deque<RecordedInput> recorded;
   bool replays = false;                       // feeds what the session has lived through
   std::optional<TurnEndRecord> recorded_end;  // how that turn ended, if it did
-  absl::AnyInvocable<void()> when_over;       // of that turn
+  // Of that turn: how it ended this time.
+  absl::AnyInvocable<void(const absl::Status&)> when_over;
 
   // The turn is being written down and must not start yet; the number of that write.
   uint64_t held_by = 0;
+  bool entered_turn = false;   // EnterTurn was called
   bool journaled = false;      // its beginning is in the journal, so its end has to be
   bool left = false;           // unfinished, to be run again by who has the session next
   std::vector<int32_t> drawn;  // all tokens drawn, for the journal

@@ -32,9 +32,7 @@ bool EngineCore::HasRoom(const Request& request, int64_t tokens) const {
   if (request.history == nullptr) return request.stream->HasRoom(tokens);
   const int64_t last = request.history->last();
   if (request.delivered > last) return true;  // its reader knows the next token
-  if (request.stream == nullptr) {
-    return request.candidates.front().completion_tokens < request.unread_tokens;
-  }
+  if (request.stream == nullptr) return last < request.unread_until;
   return request.delivered == last && request.stream->HasRoom(tokens);
 }
 
@@ -46,8 +44,10 @@ void EngineCore::EndReader(Request& request, absl::Status status) {
 }
 
 void EngineCore::LoseReader(Request& request, const absl::Status& status) {
+  // While the server drains, a turn that is written down is left to who has the session next.
   const bool can_wait = !request.is_private() && request.generates && request.begun() &&
-                        options_.resume_window > absl::ZeroDuration() && !shared_->draining;
+                        options_.resume_window > absl::ZeroDuration() &&
+                        (!shared_->draining || request.journaled);
   if (!can_wait) return Fail(request, status);
   metrics_.request_error[status.code()]->Increment();
   GMA_LOG(kInfo, "turn_detached",
@@ -65,7 +65,48 @@ void EngineCore::Detach(Request& request) {
   request.delivered = std::min(request.delivered, request.session->last_sequence());
   request.deadline = clock_.Monotonic() + options_.resume_window;
   // The next one is not held up by a reader that may never come.
-  if (!turns_[request.session->number()].waiting.empty()) Cancel(request, /*by_client=*/true);
+  const std::deque<Request*>& waiting = turns_[request.session->number()].waiting;
+  if (waiting.empty()) return;
+  if (request.recovered) return CatchUp(request, waiting.front()->after);
+  Cancel(request, /*by_client=*/true);
+}
+
+void EngineCore::CatchUp(Request& rerun, std::optional<int64_t> until) {
+  const int64_t most = rerun.history->begin() + options_.resume_events;
+  rerun.unread_until = std::max(rerun.unread_until, std::min(until.value_or(most), most));
+  rerun.deadline = absl::InfiniteDuration();
+}
+
+void EngineCore::EndDetached(Request& request, absl::Duration now) {
+  const std::deque<Request*>& waiting = turns_.at(request.session->number()).waiting;
+  if (shared_->draining && waiting.empty()) {
+    return request.journaled ? Leave(request) : Cancel(request, /*by_client=*/true);
+  }
+  if (!request.recovered) {
+    if (request.deadline <= now || shared_->draining) Cancel(request, /*by_client=*/true);
+    return;
+  }
+  // How much of it was seen before the restart nobody here knows: without a reader it ends where it
+  // would have.
+  if (request.deadline <= now) CatchUp(request, std::nullopt);
+  const int64_t last = request.history->last();
+  if (request.recorded_end || request.unread_until == 0 || last < request.unread_until) return;
+  // The end of the turn, which nobody has read, is the next event.
+  if (!waiting.empty() && waiting.front()->after == last) waiting.front()->after.reset();
+  Cancel(request, /*by_client=*/true);
+}
+
+void EngineCore::Leave(Request& request) {
+  const std::string owner = request.owner;
+  const SessionId id = *request.session_id;
+  const uint64_t number = request.session->number();
+  request.left = true;
+  Fail(request, absl::UnavailableError("the server is shutting down"));
+  Session* const session = table_.Peek(owner, id);
+  if (session == nullptr || session->number() != number) return;
+  if (!session->stored().unfinished || session->stored().needs_snapshot) return;
+  histories_.erase(number);
+  table_.Forget(*session);
 }
 
 void EngineCore::OnMessage(const ResumeMessage& message) {

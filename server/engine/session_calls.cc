@@ -36,6 +36,7 @@ absl::StatusOr<Session*> EngineCore::Open(const OpenMessage& message) {
   const OpenSpec& spec = message.spec;
   Owner& owner = table_.OwnerOf(spec.owner);
   GMA_RETURN_IF_ERROR(CheckQuota(owner, 1));
+  if (journals()) GMA_RETURN_IF_ERROR(CheckStoreQuota(owner, kLeastStoredBytes));
   if (!MakeRows(1)) return NoRowError();
   GMA_ASSIGN_OR_RETURN(StateRow row, pool_->Acquire());
   const absl::Duration ttl = spec.ttl == absl::ZeroDuration() ? options_.default_ttl : spec.ttl;

@@ -4,8 +4,81 @@
 #include <variant>
 
 #include "base/check.h"
+#include "server/session/byte_codec.h"
 
 namespace gma {
+
+template <typename Codec, SameAs<TokenLogprob> T>
+void Fields(Codec& codec, T& value) {
+  auto& [token, logprob] = value;
+  codec(token, logprob);
+}
+template <typename Codec, SameAs<SampledToken> T>
+void Fields(Codec& codec, T& value) {
+  auto& [token, logprob, top_logprobs] = value;
+  codec(token, logprob, top_logprobs);
+}
+template <typename Codec, SameAs<RequestUsage> T>
+void Fields(Codec& codec, T& value) {
+  auto& [prompt, cached, completion] = value;
+  codec(prompt, cached, completion);
+}
+template <typename Codec, SameAs<RequestTimings> T>
+void Fields(Codec& codec, T& value) {
+  auto& [queue, prefill, decode, first_token] = value;
+  codec(queue, prefill, decode, first_token);
+}
+template <typename Codec, SameAs<StartedEvent> T>
+void Fields(Codec& codec, T& event) {
+  auto& [seed, sequence] = event;
+  codec(seed, sequence);
+}
+template <typename Codec, SameAs<TokenEvent> T>
+void Fields(Codec& codec, T& event) {
+  auto& [candidate, sampled, text, logprobs, sequence] = event;
+  codec(candidate, sampled, text, logprobs, sequence);
+}
+template <typename Codec, SameAs<AppendedEvent> T>
+void Fields(Codec& codec, T& event) {
+  auto& [context_tokens, tokens, text, request_id, sequence] = event;
+  codec(context_tokens, tokens, text, request_id, sequence);
+}
+template <typename Codec, SameAs<FinishedEvent> T>
+void Fields(Codec& codec, T& event) {
+  auto& [candidate, reason, text, usage, timings, sequence] = event;
+  codec(candidate, reason, text, usage, timings, sequence);
+}
+
+namespace {
+
+template <typename Event>
+std::optional<StreamEvent> ReadEvent(ByteReader& reader) {
+  Event event = {};
+  reader(event);
+  if (!reader.sound()) return std::nullopt;
+  if constexpr (std::is_same_v<Event, TokenEvent>) {
+    if (event.candidate != 0 || event.sampled.token < 0) return std::nullopt;
+  }
+  return event;
+}
+
+// By the place of the event's type in StreamEvent.
+std::optional<StreamEvent> ReadEvent(ByteReader& reader, uint8_t kind) {
+  switch (kind) {
+    case 0:
+      return ReadEvent<StartedEvent>(reader);
+    case 1:
+      return ReadEvent<TokenEvent>(reader);
+    case 2:
+      return ReadEvent<AppendedEvent>(reader);
+    case 3:
+      return ReadEvent<FinishedEvent>(reader);
+    default:
+      return std::nullopt;
+  }
+}
+
+}  // namespace
 
 void TurnHistory::Add(const StreamEvent& event) {
   GMA_CHECK(!end_ && SequenceOf(event) == last() + 1);
@@ -80,6 +153,38 @@ StreamEvent TurnHistory::At(int64_t number) const {
   event.logprobs = logprobs_;
   event.sequence = number;
   return event;
+}
+
+std::string TurnHistory::Serialize() const {
+  if (end_ && !end_->ok()) return {};
+  ByteWriter writer;
+  writer(begin_, first_, last() - first_ + 1);
+  for (int64_t number = first_; number <= last(); ++number) {
+    const StreamEvent event = At(number);
+    writer(static_cast<uint8_t>(event.index()));
+    std::visit([&writer](const auto& typed) { writer(typed); }, event);
+  }
+  return std::move(writer).Take();
+}
+
+std::shared_ptr<TurnHistory> TurnHistory::Parse(std::string_view bytes, int64_t capacity) {
+  ByteReader reader(bytes);
+  int64_t begin = 0, first = 0, count = 0;
+  reader(begin, first, count);
+  constexpr int64_t kMost = int64_t{1} << 60;  // far from where sums overflow
+  if (!reader.sound() || begin < 1 || first < begin || first > kMost) return nullptr;
+  auto history = std::make_shared<TurnHistory>(begin, capacity);
+  history->first_ = first;
+  for (int64_t i = 0; i < count; ++i) {
+    uint8_t kind = 0;
+    reader(kind);
+    const std::optional<StreamEvent> event = ReadEvent(reader, kind);
+    if (!event || SequenceOf(*event) != history->last() + 1) return nullptr;
+    history->Add(*event);
+  }
+  if (!reader.AtEnd()) return nullptr;
+  history->End(absl::OkStatus());
+  return history;
 }
 
 size_t TurnHistory::bytes() const {

@@ -5,8 +5,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -35,6 +37,10 @@ class TurnHistory {
   // REQUIRES: first() <= number <= last().
   StreamEvent At(int64_t number) const;
   const std::optional<absl::Status>& end() const { return end_; }
+  // What is kept, as bytes; nothing of a turn that failed. REQUIRES: its last event was added.
+  std::string Serialize() const;
+  // Null for bytes that are none of Serialize's, or tell of events out of order.
+  static std::shared_ptr<TurnHistory> Parse(std::string_view bytes, int64_t capacity);
   // Bytes on the heap, nearly.
   size_t bytes() const;
 

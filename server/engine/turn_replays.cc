@@ -27,8 +27,11 @@ bool Deliver(TokenStream& stream, const TurnHistory& history, int64_t& delivered
   while (delivered < history.last()) {
     StreamEvent event = history.At(delivered + 1);
     if (std::holds_alternative<TokenEvent>(event) && !stream.HasRoom(1)) return false;
+    auto* const finished = std::get_if<FinishedEvent>(&event);
+    if (finished != nullptr && !history.end()) return false;  // it is not told yet
+    if (finished != nullptr && !history.end()->ok()) break;
     ++delivered;
-    if (auto* finished = std::get_if<FinishedEvent>(&event)) {
+    if (finished != nullptr) {
       stream.Finish(std::move(*finished));
       return true;
     }

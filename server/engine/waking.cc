@@ -7,7 +7,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "server/engine/engine_store.h"
+#include "server/engine/retry_hint.h"
 
 namespace gma {
 
@@ -27,20 +29,42 @@ void EngineStore::BeginWaking(EngineMessage& message, const SessionAddress& addr
 
 void EngineStore::OnClaimed(const Name& name, absl::StatusOr<ClaimedSession> claimed) {
   table_.HoldMemory(-static_cast<int64_t>(parked_row_bytes_));
+  const absl::Status fits = claimed.ok() ? CheckFits(name, *claimed) : absl::OkStatus();
+  if (!fits.ok()) return EndWaking(name, fits);
   if (claimed.ok()) return Recover(name, *std::move(claimed));
   absl::Status status = claimed.status();
   if (status.code() == absl::StatusCode::kNotFound) {
+    const bool expired = absl::StrContains(status.message(), "expired");
     const bool slept = table_.PeekSleeping(name.first, name.second) != nullptr;
     if (slept) {
-      // What it said last is what the store says: it expired there, or somebody has removed it.
-      table_.EraseSleeping(table_.OwnerOf(name.first), name.second, SessionEnd::kExpired,
+      // It expired there, or another server has closed it.
+      table_.EraseSleeping(table_.OwnerOf(name.first), name.second,
+                           expired ? SessionEnd::kExpired : SessionEnd::kClosed,
                            clock_.Monotonic());
     }
-    if (!absl::StrContains(status.message(), "expired")) {
+    if (!expired) {
       status = table_.Find(name.first, name.second, clock_.Monotonic()).status();
     }
   }
   EndWaking(name, status);
+}
+
+absl::Status EngineStore::CheckFits(const Name& name, const ClaimedSession& claimed) {
+  if (table_.PeekSleeping(name.first, name.second) == nullptr) {
+    GMA_RETURN_IF_ERROR(table_.CheckQuota(table_.OwnerOf(name.first), 1));
+  }
+  size_t bytes = parked_row_bytes_;
+  if (claimed.image) {
+    for (const CheckpointImage& checkpoint : claimed.image->past.checkpoints) {
+      bytes += checkpoint.row->size();
+    }
+  }
+  if (table_.ReserveMemory(bytes)) return absl::OkStatus();
+  return RetryLater(
+      absl::StrCat("the session and its checkpoints take ", bytes,
+                   " bytes of memory for parked sessions, which has ", table_.memory_bytes(),
+                   " in use, limit ", table_.park_limit(), " (--park_memory_bytes)"),
+      shared_->retry_after_ms.load());
 }
 
 Session& EngineStore::Restore(const Name& name, ClaimedSession& claimed) {
@@ -62,6 +86,9 @@ Session& EngineStore::Restore(const Name& name, ClaimedSession& claimed) {
     session.Restore(claimed.image->point, std::move(claimed.image->past));
     session.set_last_sequence(claimed.image->sequence);
     session.set_turn_key(std::move(claimed.image->turn_key));
+    auto last_turn = TurnHistory::Parse(claimed.image->last_turn, options_.resume_events);
+    if (last_turn != nullptr) histories_[session.number()] = std::move(last_turn);
+    session.set_last_turn_answers(claimed.image->last_turn_answers);
   }
   StoredState& stored = session.stored();
   stored.epoch = claimed.epoch;

@@ -89,6 +89,7 @@ class Session {
   const std::string& turn_key() const { return turn_key_; }
   void set_last_sequence(int64_t number) { last_sequence_ = number; }
   void set_turn_key(std::string key) { turn_key_ = std::move(key); }
+  void set_last_turn_answers(bool answers) { last_turn_answers_ = answers; }
 
   // What a turn feeds: the pending token, what is left to close an open answer, the input. Empty
   // when there is nothing to go on from. `close` is the model's end of an answer; those of its

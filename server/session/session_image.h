@@ -22,6 +22,9 @@ struct SessionImage {
   bool last_turn_answers = false;  // as Session's
   // Journal records of the session that are in this image: the next one has this number.
   int64_t journaled = 0;
+  // The events of its last turn, as the engine writes them, for readers that come back; empty: none
+  // are kept.
+  std::string last_turn = {};
   PastImage past;  // for SessionPast::Restore; by default nothing is known of it
 };
 

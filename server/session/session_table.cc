@@ -116,9 +116,8 @@ absl::StatusOr<Session*> SessionTable::Find(std::string_view owner, const Sessio
   if (record.sleeping.contains(id)) {
     return absl::UnavailableError(absl::StrCat("session ", id.Hex(), " is on disk"));
   }
-  for (const EndedSession& ended : record.ended) {
-    if (ended.id == id) return EndedError(ended, now);
-  }
+  const EndedSession* const ended = LastEnd(record, id);
+  if (ended != nullptr) return EndedError(*ended, now);
   return absl::NotFoundError(absl::StrCat("session ", id.Hex(), " is unknown"));
 }
 
@@ -135,9 +134,14 @@ SleepingSession* SessionTable::PeekSleeping(std::string_view owner, const Sessio
 }
 
 bool SessionTable::RemembersEnd(std::string_view owner, const SessionId& id) {
-  const std::deque<EndedSession>& ended = OwnerOf(owner).ended;
-  return std::any_of(ended.begin(), ended.end(),
-                     [&](const EndedSession& one) { return one.id == id; });
+  const EndedSession* const ended = LastEnd(OwnerOf(owner), id);
+  return ended != nullptr && ended->end != SessionEnd::kMoved;
+}
+
+const EndedSession* SessionTable::LastEnd(const Owner& owner, const SessionId& id) {
+  const auto found = std::find_if(owner.ended.rbegin(), owner.ended.rend(),
+                                  [&](const EndedSession& ended) { return ended.id == id; });
+  return found == owner.ended.rend() ? nullptr : &*found;
 }
 
 void SessionTable::Remember(Owner& owner, const EndedSession& ended) {

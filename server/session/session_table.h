@@ -72,7 +72,7 @@ class SessionTable {
   // Null: the owner has none in pool or memory; on disk.
   Session* Peek(std::string_view owner, const SessionId& id);
   SleepingSession* PeekSleeping(std::string_view owner, const SessionId& id);
-  // How a session ended is remembered.
+  // How a session ended is remembered, and that it ended for good: one that moved may come back.
   bool RemembersEnd(std::string_view owner, const SessionId& id);
 
   // Ends a session and remembers why; its row goes back at once.
@@ -154,6 +154,7 @@ class SessionTable {
   void Delist(Session& session);
   void Remove(Session& session);
   void Remember(Owner& owner, const EndedSession& ended);
+  static const EndedSession* LastEnd(const Owner& owner, const SessionId& id);
 
   const SessionTableOptions options_;
   CheckpointTotals checkpoints_;  // of all sessions, which go before it

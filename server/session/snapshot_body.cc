@@ -53,11 +53,13 @@ bool TtlSound(int64_t seconds) { return seconds > 0 && seconds <= kMaxTtlSeconds
 }  // namespace
 
 std::string WriteSnapshotBody(const SessionImage& image) {
-  const auto& [ttl, point, row, sequence, turn_key, last_turn_answers, journaled, past] = image;
+  const auto& [ttl, point, row, sequence, turn_key, last_turn_answers, journaled, last_turn, past] =
+      image;
   const auto& [log, checkpoints, last_number] = past;
   ByteWriter writer;
   writer(absl::ToInt64Seconds(ttl), point, sequence, turn_key, last_turn_answers, journaled,
          log.remembers() ? log.Serialize() : std::string(), checkpoints, last_number);
+  if (!last_turn.empty()) writer(last_turn);
   return std::move(writer).Take();
 }
 
@@ -69,6 +71,10 @@ absl::StatusOr<SessionImage> ReadSnapshotBody(std::string_view bytes, int32_t vo
   ByteReader reader(bytes);
   reader(ttl, image.point, image.sequence, image.turn_key, image.last_turn_answers, image.journaled,
          log, past.checkpoints, past.last_number);
+  if (reader.sound() && !reader.AtEnd()) {
+    reader(image.last_turn);
+    if (image.last_turn.empty()) return Contradiction();
+  }
   const auto sound = [&](const CheckpointImage& checkpoint) {
     return Sound(checkpoint, vocab_size);
   };
