@@ -114,13 +114,16 @@ class Chaos {
     Load load({.address = absl::StrCat("127.0.0.1:", port),
                .reference = reference_.address(),
                .seed = flags_.seed,
-               .clients = flags_.clients},
+               .clients = flags_.clients,
+               .sessions = 3,
+               .patience = absl::Minutes(10)},  // a server that dies young again and again
               std::move(open_state));
     const absl::Time start = absl::Now();
     const absl::Status killed = KillAgainAndAgain(load);
     cutting_ = false;
     if (!killed.ok()) server_.process().Start();  // for those that are under way
     load.Finish();
+    TellFaults(load);
     Tell(load, proxy.cuts(), absl::Now() - start);
     GMA_RETURN_IF_ERROR(killed);
     return load.counts().faults == 0 ? absl::OkStatus() : absl::DataLossError("there were faults");
@@ -140,10 +143,9 @@ class Chaos {
     for (int kill = 1; kill <= flags_.kills; ++kill) {
       // Some die young, before they serve or while sessions come back; most in the middle of work.
       const uint64_t choice = random_() % 10;
-      const absl::Duration life = absl::Milliseconds(choice == 0  ? random_() % 300
-                                                     : choice < 4 ? random_() % 60
-                                                                  : 100 + random_() % 900);
+      const absl::Duration life = absl::Milliseconds(random_() % (choice < 4 ? 60 : 700));
       if (choice != 0) GMA_RETURN_IF_ERROR(server_.WaitUntilServing());
+      if (choice >= 4) WaitForSteps(load, 1 + random_() % 10);
       absl::SleepFor(life);
       server_.process().Kill();
       server_.process().Start();
@@ -156,10 +158,27 @@ class Chaos {
                     load.counts().sessions.load(), load.counts().faults.load());
         std::fflush(stdout);
       }
+      TellFaults(load);
       if (load.counts().faults > 50) break;  // they are enough to begin with
     }
     if (terminal) std::printf("\r\033[K");
     return server_.WaitUntilServing();
+  }
+
+  // Until the applications have got on by so much; they come back after pauses of their own.
+  static void WaitForSteps(const Load& load, uint64_t steps) {
+    const int64_t until = load.counts().steps + static_cast<int64_t>(steps);
+    const absl::Time end = absl::Now() + absl::Seconds(10);
+    while (load.counts().steps < until && absl::Now() < end) {
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+  }
+
+  // Those that are new.
+  void TellFaults(const Load& load) {
+    const std::vector<std::string> faults = load.faults();
+    for (; told_ < faults.size(); ++told_) std::printf("FAULT %s\n", faults[told_].c_str());
+    std::fflush(stdout);
   }
 
   void Tell(const Load& load, int64_t cuts, absl::Duration took) const {
@@ -167,7 +186,6 @@ class Chaos {
         server_.process().log(), {"\"serving\"", "\"session_recovering\"", "\"runs_again\":true",
                                   "\"session_restored\"", "\"store_failed\""});
     const LoadCounts& counts = load.counts();
-    for (const std::string& fault : load.faults()) std::printf("FAULT %s\n", fault.c_str());
     std::printf(
         "seed %lu, store %s, durability %s: %d kills in %.0f s; the server came up %ld times\n"
         "%ld sessions with %ld turns and %ld tokens compared; %ld answers taken up again, %ld "
@@ -195,6 +213,7 @@ class Chaos {
   absl::Mutex mutex_;
   std::mt19937_64 cut_random_ ABSL_GUARDED_BY(mutex_);
   std::atomic<bool> cutting_{true};
+  size_t told_ = 0;  // faults
 };
 
 int Main(int argc, char** argv) {

@@ -52,7 +52,9 @@ void Load::Run() {
     }
     // By turns, so that sessions stand idle in between, and have to make room for others.
     for (auto talk = talks.begin(); talk != talks.end();) {
-      if (talk->conversation.Step()) {
+      const bool more = talk->conversation.Step();
+      ++counts_.steps;
+      if (more) {
         ++talk;
         continue;
       }
