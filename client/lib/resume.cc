@@ -22,6 +22,8 @@ bool BrokeOff(const absl::Status& status) {
     case absl::StatusCode::kInternal:   // also the server's, for logits that are not finite
     case absl::StatusCode::kCancelled:  // also this side's
       return absl::StrContains(status.message(), "RST_STREAM");
+    case absl::StatusCode::kAborted:  // also for what another client does
+      return absl::StrContains(status.message(), "moved to another server");
     default:
       return false;
   }

@@ -19,7 +19,7 @@ namespace gma::client {
 
 // The server did not refuse the call: it, or something between, is gone, restarts or drains. Behind
 // a proxy a server that dies shows as kUnknown, kInternal or kCancelled with a message that names
-// RST_STREAM, without one as kUnavailable.
+// RST_STREAM, without one as kUnavailable. A session that moved to another server is found there.
 bool BrokeOff(const absl::Status& status);
 
 // When to try again: after a random time that doubles from try to try, at least the server's hint.

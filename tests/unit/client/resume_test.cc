@@ -19,6 +19,8 @@ TEST(BrokeOff, IsWhatNoServerSays) {
   EXPECT_TRUE(BrokeOff(absl::UnknownError("No status received")));  // behind HAProxy
   EXPECT_TRUE(BrokeOff(absl::InternalError("Received RST_STREAM with error code 2")));
   EXPECT_TRUE(BrokeOff(absl::CancelledError("Received RST_STREAM with error code 8")));
+  EXPECT_TRUE(BrokeOff(absl::AbortedError("the session moved to another server")));
+  EXPECT_FALSE(BrokeOff(absl::AbortedError("another client resumed this turn")));
   EXPECT_FALSE(BrokeOff(absl::InternalError("non-finite logits")));
   for (const auto code :
        {absl::StatusCode::kInvalidArgument, absl::StatusCode::kNotFound,
