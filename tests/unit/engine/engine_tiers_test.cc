@@ -112,6 +112,29 @@ TEST_F(TiersTest, PrivateRequestsPushIdleSessionsDown) {
   for (Known& session : sessions) Turn(session, {5}, 2);
 }
 
+TEST_F(TiersTest, TheLastTurnIsToldAgainFromDiskAndAfterAnOrderlyStop) {
+  Start(StoreOptions());
+  Known session = OpenKnown();
+  Reader first = Generate(TurnOf(session, {4, 5}, 6));
+  Run({&first});
+  const std::vector<int32_t> answer(first.tokens().begin(), first.tokens().end());
+  ASSERT_EQ(answer.size(), 6U);
+  for (const bool restarted : {false, true}) {
+    for (int i = 0; i < 20; ++i) OpenKnown();
+    Run();
+    EXPECT_EQ(TierOf(session), SessionTier::kDisk);
+    if (restarted) Restart(StoreOptions());
+    // Its reader was cut, and has seen two tokens.
+    auto stream = engine->Resume({.owner = "alice", .session = session.id, .after = 3}, nullptr);
+    ASSERT_THAT(stream, IsOk());
+    Reader reader(*stream);
+    Run({&reader});
+    EXPECT_THAT(reader.status, Optional(IsOk()));
+    EXPECT_EQ(std::vector<int32_t>(reader.tokens().begin(), reader.tokens().end()),
+              std::vector<int32_t>(answer.begin() + 2, answer.end()));
+  }
+}
+
 TEST_F(TiersTest, APinnedSessionIsNeverParked) {
   Start(StoreOptions());
   Known pinned = OpenKnown();

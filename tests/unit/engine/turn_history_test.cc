@@ -71,6 +71,67 @@ TEST(TurnHistoryTest, KeepsTheLastEventsWhateverTheyAre) {
   }
 }
 
+// A turn with every kind of event, of which the oldest are gone.
+TurnHistory SomeTurn() {
+  TurnHistory history(5, 12);
+  history.Add(StartedEvent{.seed = 7, .sequence = 5});
+  for (int64_t number = 6; number < 20; ++number) {
+    history.Add(Token(number, static_cast<int32_t>(number), "text", number % 3));
+  }
+  history.Add(AppendedEvent{
+      .context_tokens = 40, .tokens = 3, .text = "held", .request_id = 9, .sequence = 20});
+  history.Add(Token(21, 0, ""));
+  history.Add(
+      FinishedEvent{.candidate = 0,
+                    .reason = FinishReason::kStopString,
+                    .text = "rest",
+                    .usage = {.prompt_tokens = 3, .cached_tokens = 4, .completion_tokens = 5},
+                    .timings = {.queue = 1, .prefill = 2, .decode = 3, .first_token = 4},
+                    .sequence = 22});
+  return history;
+}
+
+TEST(TurnHistoryTest, ComesBackFromItsBytes) {
+  TurnHistory history = SomeTurn();
+  history.End(absl::OkStatus());
+  const auto again = TurnHistory::Parse(history.Serialize(), 12);
+  ASSERT_NE(again, nullptr);
+  EXPECT_EQ(again->begin(), history.begin());
+  ASSERT_EQ(again->first(), history.first());
+  ASSERT_EQ(again->last(), history.last());
+  EXPECT_TRUE(again->end().has_value() && again->end()->ok());
+  for (int64_t number = history.first(); number <= history.last(); ++number) {
+    ExpectSame(again->At(number), history.At(number));
+  }
+  const auto finished = std::get<FinishedEvent>(again->At(22));
+  EXPECT_EQ(finished.reason, FinishReason::kStopString);
+  EXPECT_EQ(finished.text, "rest");
+  EXPECT_EQ(finished.usage.cached_tokens, 4);
+  EXPECT_EQ(finished.timings.decode, 3);
+  // A reader of less memory gets the newest.
+  EXPECT_EQ(TurnHistory::Parse(history.Serialize(), 3)->first(), 20);
+}
+
+TEST(TurnHistoryTest, NothingIsKeptOfATurnThatFailed) {
+  TurnHistory history = SomeTurn();
+  history.End(absl::DataLossError("a step failed"));
+  EXPECT_EQ(history.Serialize(), "");
+}
+
+TEST(TurnHistoryTest, OtherBytesAreNone) {
+  const std::string bytes = SomeTurn().Serialize();
+  for (size_t size = 0; size < bytes.size(); ++size) {
+    EXPECT_EQ(TurnHistory::Parse(bytes.substr(0, size), 12), nullptr) << size;
+  }
+  EXPECT_EQ(TurnHistory::Parse(bytes + "x", 12), nullptr);
+  std::mt19937 random(5);
+  for (int i = 0; i < 20000; ++i) {  // some are sound, none is a crash
+    std::string other = bytes;
+    other[random() % other.size()] = static_cast<char>(random());
+    TurnHistory::Parse(other, 12);
+  }
+}
+
 TEST(TurnHistoryTest, ATokenCostsSixteenBytesAndItsText) {
   TurnHistory history(1, 65536);
   for (int64_t number = 1; number <= 65536; ++number) history.Add(Token(number, 5, "abcd"));
