@@ -1,7 +1,8 @@
 // Simulation: the real engine, scheduler and session table on a fake clock and a fake decoder, from
 // one seed. Prints the seed first; `--seed` shows a failure again.
 //
-//   gma_sim [--seed=N] [--events=N]     GMA_SIM_SEED is the seed when there is no --seed
+//   gma_sim [--seed=N] [--events=N] [--stored] [--trace]     GMA_SIM_SEED is the seed when there is
+//   no --seed
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +14,7 @@
 #include "base/log.h"
 #include "tests/sim/sim_check.h"
 #include "tests/sim/sim_world.h"
+#include "tests/sim/store_world.h"
 
 namespace gma::testing {
 namespace {
@@ -29,8 +31,19 @@ bool ReadFlag(std::string_view argument, std::string_view name, T& value) {
   std::exit(2);
 }
 
+template <typename World, typename Counts>
+void Live(uint64_t seed, int64_t events, Counts& counts) {
+  World world(seed, counts);
+  for (int64_t i = 0; i < kEventsOfOneEngine && sim_position.event < events; ++i) {
+    ++sim_position.event;
+    world.Event();
+  }
+  world.End();
+}
+
 int Main(int argc, char** argv) {
   SetLogLevel(static_cast<LogLevel>(static_cast<int>(LogLevel::kError) + 1));
+  int worlds = 1;
   int64_t events = 100'000;
   uint64_t seed = std::random_device()();
   if (const char* text = std::getenv("GMA_SIM_SEED")) {
@@ -38,7 +51,12 @@ int Main(int argc, char** argv) {
   }
   for (int i = 1; i < argc; ++i) {
     if (ReadFlag(argv[i], "--seed=", seed) || ReadFlag(argv[i], "--events=", events)) continue;
-    std::fprintf(stderr, "usage: gma_sim [--seed=N] [--events=N]\n");
+    if (std::string_view(argv[i]) == "--stored") {
+      worlds = 2;
+      continue;
+    }
+    if (sim_trace = std::string_view(argv[i]) == "--trace"; sim_trace) continue;
+    std::fprintf(stderr, "usage: gma_sim [--seed=N] [--events=N] [--stored] [--trace]\n");
     return 2;
   }
   std::printf("seed %llu, %lld events\n", static_cast<unsigned long long>(seed),
@@ -47,13 +65,11 @@ int Main(int argc, char** argv) {
   sim_position.seed = seed;
   std::mt19937_64 seeds(seed);
   SimCounts counts;
-  while (sim_position.event < events) {
-    SimWorld world(seeds(), counts);
-    for (int64_t i = 0; i < kEventsOfOneEngine && sim_position.event < events; ++i) {
-      ++sim_position.event;
-      world.Event();
-    }
-    world.End();
+  StoreWorldCounts store_counts;
+  // One server without a store; with --stored in turn with two that share one.
+  for (int life = 0; sim_position.event < events; ++life) {
+    life % worlds == 1 ? Live<StoreWorld>(seeds(), events, store_counts)
+                       : Live<SimWorld>(seeds(), events, counts);
   }
   std::printf("%lld streams, %lld sessions, %lld appends, %lld steps, %lld tokens\n",
               static_cast<long long>(counts.streams), static_cast<long long>(counts.sessions),
@@ -66,6 +82,7 @@ int Main(int argc, char** argv) {
   for (const auto& [code, count] : counts.ends) {
     std::printf("  %-20s %lld\n", code.c_str(), static_cast<long long>(count));
   }
+  if (worlds > 1) store_counts.Print();
   return 0;
 }
 

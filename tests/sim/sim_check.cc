@@ -5,6 +5,10 @@
 
 namespace gma::testing {
 
+void SimTrace(const std::string& line) {
+  std::fprintf(stderr, "%lld %s\n", static_cast<long long>(sim_position.event), line.c_str());
+}
+
 void SimFailed(const char* file, int line, const std::string& what) {
   std::fprintf(stderr, "%s:%d: %s\nseed %llu, event %lld\n", file, line, what.c_str(),
                static_cast<unsigned long long>(sim_position.seed),

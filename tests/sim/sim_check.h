@@ -15,6 +15,10 @@ struct SimPosition {
 // Where the simulation stands. One simulation runs in a process.
 inline SimPosition sim_position;
 
+// Whether every word between clients and store is printed, and a line of it.
+inline bool sim_trace = false;
+void SimTrace(const std::string& line);
+
 // Prints seed, event and `what`, and exits with 1.
 [[noreturn]] void SimFailed(const char* file, int line, const std::string& what);
 
