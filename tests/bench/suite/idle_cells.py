@@ -18,7 +18,7 @@ from suite.watch import resident_bytes
 
 TINY = ROOT / "deploy" / "models" / "tiny" / "converted"
 POOL_ROWS = 32  # more than there are callers, so that nothing is parked before its turn
-WARM_UP = 200  # sessions before the first look: rows and buffers that there are anyway
+WARM_UP = POOL_ROWS + 8  # sessions before the first look: rows and buffers that there are anyway
 RECORD = 512  # bytes of a session besides its row, wherever it is
 BLOCK = 4096  # bytes that a file takes at least, and that its size is rounded up to
 
