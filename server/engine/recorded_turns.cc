@@ -142,6 +142,7 @@ absl::StatusOr<std::vector<int32_t>> LiveThrough(SessionTable& table, Session& s
   session.set_last_sequence(recorded.end->last_sequence);
   // A turn that failed may be tried again.
   session.set_turn_key(recorded.end->failed ? "" : begin.key);
+  session.set_last_turn_answers(begin.kind == TurnKind::kAnswer);
   return fed;
 }
 

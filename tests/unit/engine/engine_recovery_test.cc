@@ -67,10 +67,12 @@ TEST_F(RecoveryTest, AnEndThatIsNotWrittenIsReachedAgainBeforeTheNextTurn) {
   Known session = OpenKnown();
   GenerateSpec spec = TurnOf(session, {4, 5}, 6);
   Reader reader = Generate(spec);
-  // The beginning is written; the end is read by its client, and not written.
+  // The beginning is written. All tokens are read by its client; the end is not written, and so is
+  // not told.
   RunUntil([&] { return reader.token_count() > 0; }, {&reader});
   TickOnly(reader);
-  ASSERT_THAT(reader.status, Optional(IsOk()));
+  ASSERT_EQ(reader.token_count(), 6);
+  EXPECT_FALSE(reader.status.has_value());
   Take(session, spec, reader.tokens());
   Kill(options);
   Turn(session, {7}, 3);
@@ -178,6 +180,30 @@ TEST_F(RecoveryTest, WhatItsReaderWantsOfATurnComesAfterWhatHeHasSeen) {
                            reader.tokens().begin() + static_cast<ptrdiff_t>(common),
                            expected.begin()));
   }
+}
+
+TEST_F(RecoveryTest, ATurnThatWasCutBeforeItBeganKeepsItsKind) {
+  const EngineOptions options = StoreOptions();
+  Start(options);
+  Known session = OpenKnown();
+  ASSERT_THAT(Ask<SessionSnapshotInfo>([&](auto done) {
+                engine->Append(
+                    {.owner = "alice", .session = session.id, .input = {.tokens = {5, 6}}},
+                    std::move(done));
+              }),
+              IsOk());
+  GenerateSpec spec = On(session.id, Greedy({3}, 5));
+  spec.request_key = "turn";
+  Reader reader = Generate(spec);
+  engine->Tick();  // it waits for the store
+  engine->Cancel(reader.stream(), /*by_client=*/true);
+  Run({&reader});
+  ASSERT_EQ(reader.finished.size(), 1);
+  Kill(options);
+  spec.after = 2;  // Appended, Finished
+  Reader again = Generate(spec);
+  Run({&again});
+  EXPECT_THAT(again.status, Optional(IsOk()));
 }
 
 TEST_F(RecoveryTest, ACutIsToldOnceItIsWritten) {
