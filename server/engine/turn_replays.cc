@@ -39,8 +39,8 @@ bool Deliver(TokenStream& stream, const TurnHistory& history, int64_t& delivered
   }
   if (!history.end()) return false;
   // A turn that was run again after a restart came to an end before what its reader has seen.
-  stream.Close(delivered > history.last() ? StateTooOldError(delivered, history.last())
-                                          : *history.end());
+  const bool too_old = history.end()->ok() && delivered > history.last();
+  stream.Close(too_old ? StateTooOldError(delivered, history.last()) : *history.end());
   return true;
 }
 

@@ -206,6 +206,28 @@ TEST_F(RecoveryTest, ATurnThatWasCutBeforeItBeganKeepsItsKind) {
   EXPECT_THAT(again.status, Optional(IsOk()));
 }
 
+TEST_F(RecoveryTest, AnErrorOnTheWayToWhereTheReaderIsIsToldAsWhatItIs) {
+  const EngineOptions options = StoreOptions();
+  Start(options);
+  Known session = OpenKnown();
+  GenerateSpec spec = TurnOf(session, {4, 5}, 20);
+  spec.request_key = "turn";
+  Reader reader = Generate(spec);
+  ReadTokens(reader, 8);
+  Kill(options);
+  spec.after = 1 + static_cast<int64_t>(reader.token_count());
+  reader.GoOnWith(*engine->Generate(spec, nullptr));
+  RunUntil([&] { return decoder->steps() == 2; });
+  decoder->FailNextStep();
+  Run({&reader});
+  EXPECT_THAT(reader.status, Optional(StatusIs(absl::StatusCode::kDataLoss, HasSubstr("step"))));
+  reader.status.reset();
+  reader.GoOnWith(*engine->Generate(spec, nullptr));
+  Run({&reader});
+  EXPECT_THAT(reader.status, Optional(IsOk()));
+  Take(session, spec, reader.tokens());
+}
+
 TEST_F(RecoveryTest, ACutIsToldOnceItIsWritten) {
   Start(StoreOptions());
   Known session = OpenKnown();
