@@ -36,7 +36,8 @@ void TokenLog::BeginTurn(const SessionPoint& before, bool generates, bool new_in
 
 void TokenLog::Put(int64_t position, int32_t token, bool drawn) {
   if (limit_ == 0) return;
-  GMA_CHECK(first_ <= position && position <= end());
+  GMA_CHECK(0 <= position && position <= end());
+  if (position < first_) return;
   if (position < end()) {
     GMA_CHECK(at(position) == token);
     return;

@@ -33,8 +33,9 @@ class TokenLog {
 
   // A turn has its first effect; what is put from now on belongs to it.
   void BeginTurn(const SessionPoint& before, bool generates, bool new_input);
-  // The token of `position`: a new one, or the one that is there. `drawn`: the turn drew it.
-  // REQUIRES: begin() <= position <= end().
+  // The token of `position`: a new one, or the one that is there, or was there and is forgotten, as
+  // when more tokens are fed again than are remembered. `drawn`: the turn drew it.
+  // REQUIRES: 0 <= position <= end().
   void Put(int64_t position, int32_t token, bool drawn);
 
   // Tokens [from, to). REQUIRES: begin() <= from <= to <= end().

@@ -191,6 +191,21 @@ TEST_F(DurabilityTest, ServingGoesOnWhileTheStoreIsFull) {
   EXPECT_THAT(serving.process->Log(), HasSubstr("\"store_failed\""));
 }
 
+TEST_F(DurabilityTest, ASessionOfMoreTokensThanItRemembersIsBroughtBack) {
+  std::vector<std::string> flags = Flags(dir_.File("state"));
+  flags.insert(flags.end(), {"--rewind_tokens", "8"});
+  std::optional<Serving> serving(std::in_place, flags);
+  Talk talk(OpenSession(*serving), 1);
+  for (int turn = 0; turn < kTurns; ++turn) {
+    ASSERT_TRUE(talk.Try(*serving->stub)) << talk.problem() << serving->process->Log();
+    serving->process->Signal(SIGKILL);
+    serving.emplace(flags);
+  }
+  Talk alone(OpenSession(*serving), 1);
+  while (!alone.done()) ASSERT_TRUE(alone.Try(*serving->stub)) << alone.problem();
+  EXPECT_EQ(talk.tokens(), alone.tokens());
+}
+
 // Tokens with logprobs of three answers of one session, which is parked before the second and has a
 // snapshot before each; with `kill` the server dies in the third.
 std::vector<std::string> AnswersOfParked(std::vector<std::string> flags, bool kill) {

@@ -118,5 +118,14 @@ TEST(TokenLog, ASmallerLimitForgetsTheOldest) {
   EXPECT_EQ(log.end(), 0);
 }
 
+TEST(TokenLogTest, MoreThanIsRememberedMayBeFedAgain) {
+  TokenLog log(/*limit=*/8);
+  log.BeginTurn({}, /*generates=*/false, /*new_input=*/true);
+  for (int32_t at = 0; at < 100; ++at) log.Put(at, at, /*drawn=*/false);
+  const std::string before = log.Serialize();
+  for (int32_t at = 0; at < 100; ++at) log.Put(at, at, /*drawn=*/false);
+  EXPECT_EQ(log.Serialize(), before);
+}
+
 }  // namespace
 }  // namespace gma
