@@ -4,7 +4,8 @@ The delta holds, for every layer N, the tensors `model.layers.N.mixer.X` of the 
 are new (component_mean, component_omega, prior_logits, slot_bias, slot_scale, forget_beta) and
 `route` [G, r, v], which times k_proj is route_k_proj: nine times smaller that way. It may hold
 low-rank updates of q_proj, k_proj, v_proj and o_proj: X.adapter_a [rank, in], X.adapter_b
-[out, rank], whose product is added to the base's matrix. Everything else is the base's.
+[out, rank], whose product is added to the base's matrix. `model.layers.N.balance.X` are exponents
+of two that change no result in float (balance.py). Everything else is the base's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,6 +123,8 @@ def _gma_config(base: LlamaConfig, ids: dict[str, int], delta: dict[str, Tensor]
 
 def _merged(base: dict[str, Tensor], delta: dict[str, Tensor]) -> dict[str, Tensor]:
     """All tensors of the model directory, float32."""
+    from gma_torch.convert.balance import balanced
+
     out = {name.replace(".self_attn.", ".mixer."): value for name, value in base.items()}
     for name, value in delta.items():  # before the routes, which are folded with k_proj
         if name.endswith(".adapter_a"):
@@ -128,7 +132,7 @@ def _merged(base: dict[str, Tensor], delta: dict[str, Tensor]) -> dict[str, Tens
             update = delta[f"{stem}.adapter_b"].double() @ value.double()
             out[f"{stem}.weight"] = (out[f"{stem}.weight"].double() + update).float()
     for name, value in delta.items():
-        if name.endswith((".adapter_a", ".adapter_b")):
+        if name.endswith((".adapter_a", ".adapter_b")) or ".balance." in name:
             continue
         if not name.endswith(".mixer.route"):
             out[name] = value
@@ -137,13 +141,14 @@ def _merged(base: dict[str, Tensor], delta: dict[str, Tensor]) -> dict[str, Tens
         keys = out[name.removesuffix("route") + "k_proj.weight"].view(groups, width, -1)
         folded = (value.double() @ keys.double()).float()
         out[name.removesuffix("route") + "route_k_proj.weight"] = folded.flatten(0, 1)
+    balanced(out, {name: value for name, value in delta.items() if ".balance." in name})
     return {name: value.contiguous() for name, value in sorted(out.items())}
 
 
 def write_model(base_path: Path, delta_path: Path, folder: Path) -> bool:
     """Writes the files of a model directory into an existing, empty folder.
 
-    Returns whether matrices of the base were changed, so that the teacher is not inside.
+    Returns whether the base's matrices were changed, so that the teacher is not inside.
     """
     from safetensors.torch import save_file
 
@@ -161,6 +166,28 @@ def write_model(base_path: Path, delta_path: Path, folder: Path) -> bool:
     save_file(_merged(base.weights(), delta), folder / _WEIGHTS, {"format": "pt"})
     (folder / _WEIGHTS).chmod(0o644)  # safetensors writes 0600
     return any(name.endswith(".adapter_a") for name in delta)
+
+
+def balance_delta(delta_path: Path, out: Path, base_path: Path, tokens: Tensor) -> None:
+    """Writes the delta with exponents that make int8 weights finer, measured on tokens [B, T]."""
+    from safetensors.torch import save_file
+
+    from gma_torch.checkpoint import load_model
+    from gma_torch.convert.balance import measured
+
+    delta, metadata = load_delta(delta_path)
+    plain = {name: value for name, value in delta.items() if ".balance." not in name}
+    partial = out.with_name(out.name + ".part")
+    save_file(plain, partial, metadata)
+    try:
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".balance-") as scratch:
+            write_model(base_path, partial, Path(scratch))
+            found = measured(load_model(Path(scratch)), tokens)
+        save_file(plain | found, partial, metadata)
+        partial.chmod(0o644)
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _fingerprint(folder: Path) -> dict[str, str]:

@@ -28,6 +28,7 @@ fixed size.
   gma-convert base      only fetches the base and checks its SHA-256
   gma-convert train     makes a new delta: layer by layer (an hour on two cores), then, if the
                         recipe has end_to_end, all together; called again it goes on
+  gma-convert balance   makes a delta's model lose less with int8 weights
   gma-convert windows   says how a recipe should divide the bytes of the windows over the layers
 
 Defaults are paths inside the repository, wherever it is called from.
@@ -46,18 +47,21 @@ def _parser() -> argparse.ArgumentParser:
     windows = commands.add_parser(
         "windows", help="find the windows, layer by layer, that are worth their bytes"
     )
-    for command in (apply, train, windows):
+    balance = commands.add_parser(
+        "balance", help="add powers of two to a delta: the same model, better with int8 weights"
+    )
+    for command in (apply, train, windows, balance):
         command.add_argument(
             "--base", type=Path, metavar="PATH",
             help="a GGUF file or a folder of safetensors (SmolLM2, Llama, Mistral) instead of the "
             "pinned base",
         )  # fmt: skip
-    for command in (train, windows):
+    for command in (train, windows, balance):
         command.add_argument(
             "--data", type=Path, required=True, metavar="DIR",
             help="folder with books/, wikipedia-en/, dolly-15k/, oasst1/",
         )  # fmt: skip
-    for command in (base, apply, train, windows):
+    for command in (base, apply, train, windows, balance):
         command.add_argument(
             "--base_dir", type=Path, default=_ROOT / "build/base", metavar="DIR",
             help="where the base model is kept (default: %(default)s)",
@@ -103,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
         help="an earlier delta to start from instead of k-means; a recipe with fewer components "
         "keeps the most used ones",
     )  # fmt: skip
+    balance.add_argument("--delta", type=Path, required=True, metavar="FILE", help="to read")
+    balance.add_argument("--out", type=Path, required=True, metavar="FILE", help="to write")
     windows.add_argument(
         "--delta", type=Path, default=_DELTA, metavar="FILE",
         help="whose mixers are asked (default: %(default)s)",
@@ -167,6 +173,11 @@ def main(argv: list[str] | None = None) -> int:
         elif args.command == "apply":
             changed = apply_delta(args.delta, args.out, args.base_dir, args.wheel, base=args.base)
             print(f"{args.out}: {'written' if changed else 'up to date'}")
+        elif args.command == "balance":
+            from gma_torch.convert.run import balance
+
+            source = args.base or fetch_base(args.base_dir, args.wheel)
+            balance(source, args.delta, args.data, args.out)
         elif args.command == "windows":
             _windows(args)
         else:

@@ -1,4 +1,4 @@
-"""What `gma-convert train` and `gma-convert windows` do, from the base to their files."""
+"""What `gma-convert train`, `windows` and `balance` do, from the base to their files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from gma_torch.checkpoint import replace_file
-from gma_torch.convert.apply import save_delta
+from gma_torch.convert.apply import balance_delta, save_delta
 from gma_torch.convert.base import ConvertError, require_memory
 from gma_torch.convert.data import Mixture
 from gma_torch.convert.distill import Distill
@@ -127,3 +127,16 @@ def share_out(
     total = sum(float(mean[n, column]) for n, column in enumerate(columns))
     print(json.dumps({"window": windows}))
     print(f"{sum(windows)} of {rows} tokens; estimated damage {total:.4f} nats a token")
+
+
+def balance(base: Path, delta: Path, data_path: Path, out: Path) -> None:
+    """Writes `delta` with exponents that make int8 weights finer to `out`."""
+    source = open_base(base)
+    try:
+        tokenizer = Tokenizer.from_str(source.tokenizer_json())
+        data = Mixture(data_path, tokenizer, DEFAULT_SYSTEM, 0)
+    except (OSError, ValueError) as error:
+        raise ConvertError(str(error)) from None
+    rows = [data.sequence(_FIRST + n, _LENGTH // 2) for n in range(3)]
+    balance_delta(delta, out, base, torch.tensor(rows))
+    print(f"{out}: balanced")
