@@ -1,7 +1,5 @@
 // gma-server: see --help and docs/OPERATIONS.md. Exit codes: 0 after a drain or a text that was
 // asked for, 2 when it could not start, 1 when a shutdown hung.
-#include <malloc.h>
-
 #include <cstdio>
 #include <string>
 #include <variant>
@@ -20,16 +18,9 @@ int Fail(const absl::Status& status) {
   return 2;
 }
 
-// Rows and sealed sessions come and go by themselves, each straight from the system and back. By
-// default glibc would move them into its heap after the first that was freed, where what lies
-// between them stays: 8 % more was seen than there is in them (docs/BENCHMARKS.md, "Very many idle
-// sessions").
-constexpr int kMappedBytes = 1 << 20;
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  mallopt(M_MMAP_THRESHOLD, kMappedBytes);
   gma::LetComputeThreadsSleep(argv);
   const auto command = gma::ParseServerOptions(argc, argv);
   if (!command.ok()) return Fail(command.status());
