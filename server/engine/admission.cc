@@ -37,6 +37,15 @@ std::vector<int32_t> TakeTokens(InputTokens& input, bool fresh) {
   return tokens;
 }
 
+absl::Status CheckAfter(const Request& request, const Session& session) {
+  const int64_t last = session.last_sequence();
+  if (!request.after || *request.after == last) return absl::OkStatus();
+  if (*request.after > last) return StateTooOldError(*request.after, last);
+  return absl::AbortedError(absl::StrCat("after is ", *request.after,
+                                         ", and the last event of session ", session.id().Hex(),
+                                         " is ", last, ": it was used in between"));
+}
+
 }  // namespace
 
 Request& EngineCore::AddRequest(GenerateMessage message) {
@@ -56,7 +65,7 @@ Request& EngineCore::AddRequest(GenerateMessage message) {
 
 void EngineCore::OnMessage(GenerateMessage message) { Admit(AddRequest(std::move(message))); }
 
-std::unique_ptr<Request> EngineCore::NewAppend(AppendSpec& spec, absl::Duration accepted_at) {
+std::unique_ptr<Request> NewAppend(AppendSpec& spec, absl::Duration accepted_at) {
   return NewRequest(spec, accepted_at);
 }
 
@@ -80,7 +89,7 @@ void EngineCore::OnMessage(RewindMessage message) {
 
 void EngineCore::OnMessage(const CancelMessage& message) {
   const auto it = by_stream_.find(message.stream.get());
-  if (it != by_stream_.end() && message.by_client && CatchesUp(*it->second)) {
+  if (it != by_stream_.end() && message.by_client && it->second->catches_up()) {
     EngineMessage again = message;
     return WaitIn(for_room_, again);
   }

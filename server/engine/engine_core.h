@@ -86,7 +86,6 @@ class EngineCore final : public EngineStore {
   void OnMessage(RewindMessage message);
   void OnMessage(const CancelMessage& message);
   Request& AddRequest(GenerateMessage message);
-  static std::unique_ptr<Request> NewAppend(AppendSpec& spec, absl::Duration accepted_at);
   void Admit(std::unique_ptr<Request> request);
   void Admit(Request& request);
   absl::Status AdmitToSession(Request& request);
@@ -114,10 +113,6 @@ class EngineCore final : public EngineStore {
   // A turn that is run again after a restart gets as far without a reader as its client may have
   // seen it: to that event; nothing: to its end.
   void CatchUp(Request& rerun, std::optional<int64_t> until);
-  // Whether it has not got yet to where its reader is, for whom other things come after that.
-  static bool CatchesUp(const Request& rerun) {
-    return rerun.recovered && rerun.stream != nullptr && rerun.delivered > rerun.history->last();
-  }
   // Ends a detached turn whose time has come.
   void EndDetached(Request& request, absl::Duration now);
   // The turn stays as the journal has it: who has the session next goes on with it.
@@ -130,7 +125,6 @@ class EngineCore final : public EngineStore {
   // Gives readers that are behind what there is room for; returns whether there was anything.
   bool PumpReader(Request& request);
   bool PumpReaders();
-  static absl::Status CheckAfter(const Request& request, const Session& session);
   // The call of the same key that waits for the session or is active on it.
   Request* FindKey(const Request& request, const Session& session);
   // Whether `request` is the session's last turn, or one that waits, called again: it is ended
@@ -148,15 +142,6 @@ class EngineCore final : public EngineStore {
                   absl::Span<const int32_t> input, std::optional<uint64_t> request_id, bool again);
   // Enters what is due of request.recorded: `again`.
   void EnterRecorded(Request& request);
-
-  // prefix.cc.
-  //
-  // What a private request remembers.
-  SessionPast PrivatePast() const;
-  // REQUIRES: nothing was fed to the first candidate's session; its turn has begun.
-  void StartFromPrefix(Request& request, absl::Span<const size_t> marks);
-  // Keeps the state of `session`, of which all tokens are known, unless one near it was kept.
-  void KeepPrefix(Request& request, const Session& session);
 
   // session_calls.cc.
   void OnMessage(OpenMessage message);

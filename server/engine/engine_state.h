@@ -61,6 +61,15 @@ class EngineState {
   bool Wake(Session& session);
   void CheckTiers() const;
 
+  // prefix.cc.
+  //
+  // What a private request remembers.
+  SessionPast PrivatePast() const;
+  // REQUIRES: nothing was fed to the first candidate's session; its turn has begun.
+  void StartFromPrefix(Request& request, absl::Span<const size_t> marks);
+  // Keeps the state of `session`, of which all tokens are known, unless one near it was kept.
+  void KeepPrefix(Request& request, const Session& session);
+
   // resume.cc.
   //
   // Numbers an event and keeps it; Emit also gives it to the reader, if that is its next one.

@@ -24,7 +24,7 @@ Request* EngineCore::AnswerOf(const AppendSpec& spec) {
 bool EngineCore::Interject(AppendMessage& message) {
   Request* const answer = AnswerOf(message.spec);
   if (answer == nullptr) return false;
-  if (CatchesUp(*answer)) {
+  if (answer->catches_up()) {
     EngineMessage again = std::move(message);
     WaitIn(for_room_, again);
     return true;
@@ -87,7 +87,7 @@ void EngineCore::EnterRecorded(Request& request) {
 
 void EngineCore::OnMessage(BargeInMessage message) {
   Request* const answer = AnswerOf(message.spec);
-  if (answer != nullptr && CatchesUp(*answer)) {
+  if (answer != nullptr && answer->catches_up()) {
     EngineMessage again = std::move(message);
     return WaitIn(for_room_, again);
   }

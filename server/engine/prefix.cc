@@ -3,7 +3,7 @@
 #include <memory>
 #include <vector>
 
-#include "server/engine/engine_core.h"
+#include "server/engine/engine_state.h"
 
 namespace gma {
 namespace {
@@ -13,11 +13,11 @@ constexpr int64_t kPrivateTokens = 65536;
 
 }  // namespace
 
-SessionPast EngineCore::PrivatePast() const {
+SessionPast EngineState::PrivatePast() const {
   return SessionPast({.rewind_tokens = prefixes_.on() ? kPrivateTokens : 0}, nullptr);
 }
 
-void EngineCore::StartFromPrefix(Request& request, absl::Span<const size_t> marks) {
+void EngineState::StartFromPrefix(Request& request, absl::Span<const size_t> marks) {
   if (!prefixes_.on()) return;
   Session& session = *request.candidates.front().session;
   // The token after the match is fed in any case: it gives the logits of the first answer token, or
@@ -47,7 +47,7 @@ void EngineCore::StartFromPrefix(Request& request, absl::Span<const size_t> mark
   }
 }
 
-void EngineCore::KeepPrefix(Request& request, const Session& session) {
+void EngineState::KeepPrefix(Request& request, const Session& session) {
   const size_t fed = static_cast<size_t>(session.fed());
   const TokenLog& log = session.past().log();
   if (!prefixes_.on() || fed < request.kept + PrefixCache::kLeastTokens || log.begin() != 0) return;

@@ -60,6 +60,10 @@ struct Request {
            !candidates.empty();
   }
 
+  // Its turn is run again and has not got yet to where its reader is, for whom other things come
+  // after that.
+  bool catches_up() const { return recovered && stream != nullptr && delivered > history->last(); }
+
   bool generates = false;  // a Generate; otherwise an Append or a Rewind
   RequestState state = RequestState::kQueued;
   std::string owner;
@@ -125,6 +129,9 @@ struct Request {
   std::vector<Candidate> candidates;
   int32_t live = 0;  // candidates that have not ended
 };
+
+// What an Append is before it is admitted, without `done`; empties the spec's owner and input.
+std::unique_ptr<Request> NewAppend(AppendSpec& spec, absl::Duration accepted_at);
 
 // One row of the step that is being run.
 struct StepPart {

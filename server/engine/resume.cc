@@ -195,15 +195,6 @@ bool EngineCore::PumpReaders() {
   return replays_.Pump() || some;
 }
 
-absl::Status EngineCore::CheckAfter(const Request& request, const Session& session) {
-  const int64_t last = session.last_sequence();
-  if (!request.after || *request.after == last) return absl::OkStatus();
-  if (*request.after > last) return StateTooOldError(*request.after, last);
-  return absl::AbortedError(absl::StrCat("after is ", *request.after,
-                                         ", and the last event of session ", session.id().Hex(),
-                                         " is ", last, ": it was used in between"));
-}
-
 Request* EngineCore::FindKey(const Request& request, const Session& session) {
   const auto turns = turns_.find(session.number());
   if (turns == turns_.end()) return nullptr;
