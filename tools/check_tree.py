@@ -72,13 +72,18 @@ def check_sizes(path: str, text: str) -> list[str]:
     for number, line in enumerate(lines, 1):
         opening = FUNCTION.match(line)
         closing = re.match(r"^( *)\}", line)
+        if closing:
+            for inner in [indent for indent in open_at if len(indent) > len(closing[1])]:
+                del open_at[inner]  # the head of a lambda, say, that was closed in another column
         if closing and closing[1] in open_at:
             start = open_at.pop(closing[1])
             if number - start + 1 > MAX_FUNCTION:
                 length = number - start + 1
                 faults.append(f"{path}:{start}: function of {length} lines, limit {MAX_FUNCTION}")
         if opening:
-            open_at[opening[1]] = number
+            # An initialiser list stands four columns behind its function.
+            initialises = line.lstrip().startswith(":")
+            open_at[opening[1][4:] if initialises else opening[1]] = number
     return faults
 
 
