@@ -241,12 +241,12 @@ def test_a_family_is_converted_from_end_to_end(
     model = load_model(tmp_path / "model")
     assert not model.config.tie_word_embeddings
     assert torch.isfinite(model(torch.tensor([_Text().sequence(0, 40)]))).all()
-    # Powers of two change matrices and no result.
+    # Scales change matrices and no result.
     even = tmp_path / "even.safetensors"
     assert main(["balance", *flags[:4], "--delta", str(delta), "--out", str(even)]) == 0
     assert apply_delta(even, tmp_path / "even", tmp_path, base=base)
     other, tokens = load_model(tmp_path / "even"), torch.tensor([_Text().sequence(0, 40)])
-    assert torch.equal(other(tokens), model(tokens))
+    torch.testing.assert_close(other(tokens), model(tokens), rtol=1e-4, atol=1e-5)
     changed = [n for n, w in other.named_parameters() if not torch.equal(w, model.get_parameter(n))]
     kinds = {name.split(".", 3)[3] for name in changed}
     assert kinds >= {"mixer.q_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"}

@@ -4,8 +4,8 @@ The delta holds, for every layer N, the tensors `model.layers.N.mixer.X` of the 
 are new (component_mean, component_omega, prior_logits, slot_bias, slot_scale, forget_beta) and
 `route` [G, r, v], which times k_proj is route_k_proj: nine times smaller that way. It may hold
 low-rank updates of q_proj, k_proj, v_proj and o_proj: X.adapter_a [rank, in], X.adapter_b
-[out, rank], whose product is added to the base's matrix. `model.layers.N.balance.X` are exponents
-of two that change no result in float (balance.py). Everything else is the base's.
+[out, rank], whose product is added to the base's matrix. `model.layers.N.balance.X` are
+exponents of scales that leave the model as it is (balance.py). Everything else is the base's.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Scales that leave the model as it is and make int8 weights finer: powers of two.
+"""Scales that leave the model as it is, but for rounding, and make int8 weights finer.
 
 A row of an int8 matrix has one scale, so that columns with small numbers and large inputs lose
-most. Columns are multiplied by 2^e and what feeds them divided by it, which changes no bit of a
-float result: e is half the binary logarithm of the input's size on training text (after arXiv
-2306.00978), less its mean. MLP columns share e in groups of 32, the groups of the 4-bit form, which
-so keeps its grid.
+most. Columns are multiplied by 2^e and what feeds them divided by it: e is half the binary
+logarithm of the input's size on training text (after arXiv 2306.00978), less its mean. MLP columns
+share e in groups of 32, the groups of the 4-bit form, which so keeps its grid.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ _KINDS = ("attention", "value", "mlp", "down")
 
 
 def _exponents(size: Tensor, group: int) -> Tensor:
-    """Input sizes [n] -> int8 exponents [n]; groups of another length than `group` stay single."""
+    """Input sizes [n] -> exponents [n]; columns that are no whole groups stay single."""
     half = 0.5 * size.clamp_min(1e-12).log2()
     if group > 1 and len(half) % group == 0:
         half = half.view(-1, group).mean(1).repeat_interleave(group)
-    return (half - half.mean()).round().clamp(-8, 8).to(torch.int8)
+    return (half - half.mean()).clamp(-8, 8)
 
 
 @torch.no_grad()
@@ -61,7 +60,7 @@ def balanced(weights: dict[str, Tensor], exponents: dict[str, Tensor]) -> None:
     """Applies exponents to the tensors of a model directory, in place of the old ones."""
     stems = sorted({name.rsplit(".balance.", 1)[0] for name in exponents})
     for of in stems:
-        scale = {k: torch.exp2(exponents[f"{of}.balance.{k}"].float()) for k in _KINDS}
+        scale = {k: torch.exp2(exponents[f"{of}.balance.{k}"]) for k in _KINDS}
 
         def multiply(name: str, factor: Tensor, of: str = of) -> None:
             weights[f"{of}.{name}.weight"] = weights[f"{of}.{name}.weight"] * factor

@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "windows", help="find the windows, layer by layer, that are worth their bytes"
     )
     balance = commands.add_parser(
-        "balance", help="add powers of two to a delta: the same model, better with int8 weights"
+        "balance", help="add scales to a delta: the same model, better with int8 weights"
     )
     for command in (apply, train, windows, balance):
         command.add_argument(
