@@ -124,7 +124,11 @@ bool SessionCall::Reopen(absl::Time deadline) {
     if (command.unclear) continue;
     if (command.request.has_generate()) {
       in_turn = true;
-      if (command.begun) command.request.mutable_generate()->set_after(sequence_.last());
+      // The first one: the session as the server has it now may be older than what came from it.
+      const bool is_next = id == pending_.begin()->first && sequence_.last() > 0;
+      if (command.begun || is_next) {
+        command.request.mutable_generate()->set_after(sequence_.last());
+      }
     }
     stream_->Send(command.request);
     if (!command.cancelled) continue;
