@@ -31,6 +31,9 @@ FinishedReasonLabel LabelOf(FinishReason reason) {
 }  // namespace
 
 void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishReason reason) {
+  // Input that is not written down yet is told with the end of the turn, which is written behind
+  // it.
+  if (request.held_by != 0 && request.history != nullptr) request.history->HoldBack();
   for (AppendedEvent& entered : std::exchange(request.entered, {})) {
     Emit(request, std::move(entered));
   }
@@ -61,6 +64,7 @@ void EngineCore::FinishCandidate(Request& request, Candidate& candidate, FinishR
   // Of a session's own turn; one that still waited for it has no say.
   const bool began = request.history != nullptr;
   StreamEvent numbered = std::move(event);
+  if (began) request.history->HoldBack();
   Record(request, numbered);
   EndRequest(request);
   if (began) {
@@ -136,6 +140,9 @@ void EngineCore::Cancel(Request& request, bool by_client) {
 
 void EngineCore::Fail(Request& request, const absl::Status& status) {
   GMA_CHECK(request.state != RequestState::kEnded && !status.ok());
+  // The row of a Rewind is on its way to where nobody has asked for; the store has the session as
+  // it was before.
+  if (request.rewind && request.begun()) request.session->stored().unfinished = true;
   metrics_.request_error[status.code()]->Increment();
   GMA_LOG(kInfo, "request_failed",
           {{"session", request.is_private() ? "" : request.session_id->Short()},

@@ -118,6 +118,7 @@ class EngineStore : protected EngineState {
   static void OnMessage(WorkMessage message) { message.run(); }
   void FeedAgain(const Name& name, Session& session, std::vector<int32_t> tokens);
   void RunLastTurn(const Name& name);
+  void EndRecovery(const Name& name, const Recovery& recovery);
   // `tokens` enter after `drawn` tokens of the answer, and after the one that is pending.
   void OnInterjection(Request& request, int64_t drawn, absl::Span<const int32_t> tokens);
 };

@@ -107,11 +107,47 @@ absl::StatusOr<std::vector<RecordedTurn>> TurnsOf(std::vector<JournalRecord> rec
 bool RunsAgain(const RecordedTurn& turn) {
   if (turn.begin.kind != TurnKind::kAnswer) return false;
   if (!turn.end) return true;
-  if (turn.end->failed || turn.end->drawn.empty()) return false;
-  if (turn.end->reason != FinishReason::kCancelled) return true;
-  const auto drawn = static_cast<int64_t>(turn.end->drawn.size());
-  return std::none_of(turn.inputs.begin(), turn.inputs.end(),
-                      [&](const InterjectionRecord& input) { return input.drawn == drawn; });
+  return !turn.end->failed && !turn.end->drawn.empty();
+}
+
+std::shared_ptr<TurnHistory> HistoryOf(const RecordedTurn& turn, int64_t fed, int64_t capacity) {
+  const TurnBeginRecord& begin = turn.begin;
+  int64_t number = begin.first_sequence;
+  auto history = std::make_shared<TurnHistory>(number, capacity);
+  const auto add = [&](StreamEvent event) {
+    SetSequence(event, number++);
+    history->Add(event);
+  };
+  int64_t context = begin.context_before + static_cast<int64_t>(begin.feed.size());
+  if (begin.kind != TurnKind::kAnswer) {
+    if (begin.feed.empty() || (turn.end && turn.end->failed)) return nullptr;
+    add(AppendedEvent{.context_tokens = context,
+                      .tokens = context - begin.context_before,
+                      .text = {},
+                      .request_id = {}});
+    history->End(absl::OkStatus());
+    return history;
+  }
+  if (!turn.end || turn.end->failed) return nullptr;
+  const auto inputs = static_cast<int64_t>(turn.inputs.size());
+  // It was cut, maybe before its first step.
+  if (turn.end->last_sequence == number + inputs + 1) add(StartedEvent{begin.sampling.seed});
+  for (const InterjectionRecord& input : turn.inputs) {
+    const auto tokens = static_cast<int64_t>(input.tokens.size());
+    context += tokens;
+    add(AppendedEvent{.context_tokens = context, .tokens = tokens, .text = {}, .request_id = {}});
+  }
+  add(FinishedEvent{
+      .candidate = 0,
+      .reason = turn.end->reason,
+      .text = {},
+      .usage = {.prompt_tokens = std::max<int64_t>(0, turn.end->context_after - 1 - fed),
+                .cached_tokens = fed,
+                .completion_tokens = 0},
+      .timings = {}});
+  if (history->last() != turn.end->last_sequence) return nullptr;
+  history->End(absl::OkStatus());
+  return history;
 }
 
 absl::StatusOr<std::vector<int32_t>> LiveThrough(SessionTable& table, Session& session,

@@ -25,14 +25,19 @@ void EngineStore::Recover(const Name& name, ClaimedSession claimed) {
   const int64_t fed = session.fed();
   std::vector<int32_t> tokens;
   for (size_t i = 0; i < lived; ++i) {
+    const bool last = i + 1 == recovery->turns.size();
+    const int64_t before = session.fed();
     const absl::StatusOr<std::vector<int32_t>> more =
         LiveThrough(table_, session, recovery->turns[i], clock_.Monotonic());
     if (!more.ok()) return EndWaking(name, more.status());
     tokens.insert(tokens.end(), more->begin(), more->end());
+    if (last) {
+      recovery->history = HistoryOf(recovery->turns[i], before, options_.resume_events);
+    }
   }
   if (wakes_only) session.stored().saved = session.stored().version;
   if (!wakes_only) histories_.erase(session.number());  // later turns followed that one
-  if (tokens.empty() && !runs) return EndWaking(name, absl::OkStatus());
+  if (tokens.empty() && !runs) return EndRecovery(name, *recovery);
   GMA_LOG(kInfo, "session_recovering",
           {{"session", name.second.Short()},
            {"records", records},
@@ -87,12 +92,18 @@ void EngineStore::FeedAgain(const Name& name, Session& session, std::vector<int3
   StartTurn(request, session, TurnKind::kReplay, /*new_input=*/false);
 }
 
+void EngineStore::EndRecovery(const Name& name, const Recovery& recovery) {
+  const Session& session = *table_.Peek(name.first, name.second);
+  if (recovery.history != nullptr) histories_[session.number()] = recovery.history;
+  EndWaking(name, absl::OkStatus());
+}
+
 void EngineStore::RunLastTurn(const Name& name) {
   Session* const session = table_.Peek(name.first, name.second);
   const std::unique_ptr<Recovery> recovery = std::move(recoveries_.at(name));
   recoveries_.erase(name);
   RecordedTurn& turn = recovery->turns.back();
-  if (!RunsAgain(turn)) return EndWaking(name, absl::OkStatus());
+  if (!RunsAgain(turn)) return EndRecovery(name, *recovery);
   if (turn.begin.context_before != session->context_tokens() ||
       turn.begin.first_sequence != session->last_sequence() + 1) {
     return EndWaking(name, absl::DataLossError("the session's journal contradicts itself"));

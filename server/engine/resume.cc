@@ -23,7 +23,11 @@ void EngineState::Emit(Request& request, StreamEvent event) {
   Record(request, event);
   if (request.stream == nullptr) return;
   // One that is behind, or knows the event, gets what comes after it elsewhere (PumpReaders).
-  if (request.history != nullptr && request.delivered + 1 != SequenceOf(event)) return;
+  const int64_t number = SequenceOf(event);
+  if (request.history != nullptr &&
+      (request.delivered + 1 != number || number >= request.history->held_from())) {
+    return;
+  }
   ++request.delivered;
   request.stream->Push(std::move(event));
 }

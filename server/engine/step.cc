@@ -10,6 +10,20 @@
 #include "server/engine/engine_core.h"
 
 namespace gma {
+namespace {
+
+// Whether a turn that is run again has drawn all that it drew before its end.
+bool IsAtRecordedEnd(const Request& request) {
+  return request.recorded_end && request.candidates.front().completion_tokens ==
+                                     static_cast<int64_t>(request.recorded_end->drawn.size());
+}
+
+// Of input that entered it then, what was fed before it was cut.
+int64_t TokensToRecordedEnd(const Request& request) {
+  return request.recorded_end->context_after - request.session->context_tokens();
+}
+
+}  // namespace
 
 bool EngineCore::RunStep() {
   BuildViews();
@@ -68,6 +82,7 @@ void EngineCore::BuildViews() {
       const size_t end = keeps ? request.keep_at.front() : request.feed_end();
       int64_t tokens = static_cast<int64_t>(end - request.next);
       if (!keeps && request.generates && !HasRoom(request, request.n)) --tokens;
+      if (IsAtRecordedEnd(request)) tokens = std::min(tokens, TokensToRecordedEnd(request));
       AddView(request, request.candidates.front(), tokens);
       if (tokens == 0) ++paused_;
       continue;
@@ -179,6 +194,9 @@ void EngineCore::CommitPart(const StepPart& part, absl::Span<float> logits, absl
     if (request.next == request.feed_end()) FinishAppend(request);
     return;
   }
+  if (IsAtRecordedEnd(request) && TokensToRecordedEnd(request) <= 0) {
+    return FinishCandidate(request, candidate, request.recorded_end->reason);
+  }
   if (!all) return;
   if (request.context_before == 0) KeepPrefix(request, *candidate.session);
   ForkPrompt(request);
@@ -228,13 +246,11 @@ void EngineCore::Draw(Request& request, Candidate& candidate, absl::Span<float> 
                            .sampled = *std::move(sampled),
                            .text = std::move(verdict.text),
                            .logprobs = request.sampling.top_logprobs >= 0});
-  if (request.recorded_end &&
-      candidate.completion_tokens == static_cast<int64_t>(request.recorded_end->drawn.size())) {
+  if (!request.recorded.empty()) EnterRecorded(request);
+  if (IsAtRecordedEnd(request) && TokensToRecordedEnd(request) <= 0) {
     FinishCandidate(request, candidate, request.recorded_end->reason);
   } else if (verdict.reason != FinishReason::kNone) {
     FinishCandidate(request, candidate, verdict.reason);
-  } else if (!request.recorded.empty()) {
-    EnterRecorded(request);
   }
 }
 

@@ -3,6 +3,7 @@
 #ifndef GMA_SERVER_ENGINE_TURN_HISTORY_H_
 #define GMA_SERVER_ENGINE_TURN_HISTORY_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -27,6 +28,8 @@ class TurnHistory {
 
   // REQUIRES: `event` is of candidate 0 and has the number last() + 1; not ended.
   void Add(const StreamEvent& event);
+  // Readers get what is added from now on once it has ended: it is not written down yet.
+  void HoldBack() { held_from_ = std::min(held_from_, last() + 1); }
   // No event follows; `status` is what the turn's stream ends with.
   void End(absl::Status status);
 
@@ -36,6 +39,7 @@ class TurnHistory {
   // The event of that number, as it was added, without its request_id.
   // REQUIRES: first() <= number <= last().
   StreamEvent At(int64_t number) const;
+  int64_t held_from() const { return held_from_; }
   const std::optional<absl::Status>& end() const { return end_; }
   // What is kept, as bytes; nothing of a turn that failed. REQUIRES: its last event was added.
   std::string Serialize() const;
@@ -59,6 +63,7 @@ class TurnHistory {
   const int64_t begin_;
   const size_t capacity_;
   int64_t first_;
+  int64_t held_from_ = INT64_MAX;
   bool logprobs_ = false;  // the turn was asked for them
   // Entries before head_, and text and logprobs before theirs, are gone; they are cut off when they
   // are half of all.

@@ -28,8 +28,9 @@ bool Deliver(TokenStream& stream, const TurnHistory& history, int64_t& delivered
     StreamEvent event = history.At(delivered + 1);
     if (std::holds_alternative<TokenEvent>(event) && !stream.HasRoom(1)) return false;
     auto* const finished = std::get_if<FinishedEvent>(&event);
-    if (finished != nullptr && !history.end()) return false;  // it is not told yet
-    if (finished != nullptr && !history.end()->ok()) break;
+    const bool held = delivered + 1 >= history.held_from();
+    if (held && !history.end()) return false;
+    if (held && !history.end()->ok()) break;
     ++delivered;
     if (finished != nullptr) {
       stream.Finish(std::move(*finished));

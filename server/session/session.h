@@ -45,7 +45,9 @@ struct StoredState {
   int64_t journaled = 0;        // number of its next journal record
   bool exists = false;          // the store holds something of it
   bool needs_snapshot = false;  // the journal has a hole, or cannot tell what happened
-  bool unfinished = false;      // the journal ends in a turn that is to be run again
+  // It is not what the store is to have: the journal ends in a turn that is to be run again, or a
+  // Rewind was cut.
+  bool unfinished = false;
   int64_t fed_at_snapshot = 0;  // tokens fed when the last snapshot was taken
   int64_t bytes = 0;            // what it takes there
   uint64_t version = 1;         // rises with each change of what a snapshot holds
