@@ -33,12 +33,13 @@ absl::Status SimStore::Begin(bool takes_space) const {
 absl::StatusOr<StoredSession> SimStore::Claim(const StoreKey& key) {
   if (absl::Status status = Begin(/*takes_space=*/false); !status.ok()) return status;
   const auto it = data_.sessions.find(key.id);
+  // What was not written may have been all there was.
+  if (const auto risk = data_.risks.find(key.id); risk != data_.risks.end()) risk->second = 2;
   if (it == data_.sessions.end()) return absl::NotFoundError("the store has no such session");
   SimStoreData::Stored& stored = it->second;
   ++stored.epoch;
   ++data_.claims;
   Trace("claimed", key, stored.epoch, absl::OkStatus(), stored.journal.size());
-  if (const auto risk = data_.risks.find(key.id); risk != data_.risks.end()) risk->second = 2;
   if (data_.mood == StoreMood::kLosesAnswers) return Gone();
   StoredSession session{.epoch = stored.epoch,
                         .ttl = stored.ttl,

@@ -106,7 +106,13 @@ void StoreClient::OnForked(const SessionSnapshotInfo& info) {
 
 void StoreClient::OnInfo(const SessionSnapshotInfo& info) {
   ++counts_.gets;
-  if (info.turn_active) return;  // it is run again; asked once more
+  if (info.turn_active) {
+    // It is run again; asked once more. One whose end was not written stands until it is resumed.
+    if (store_.Tainted(*id_) || store_.Lied(*id_)) {
+      Mismatch(Proof::kContents, "a turn that has ended is active");
+    }
+    return;
+  }
   const bool entered = entering_ && (behind_ || (unsure_ && info.last_sequence == model_.last + 1));
   if (at_least_) {
     const int64_t left =
@@ -162,6 +168,8 @@ void StoreClient::OnRefused(const absl::Status& status) {
     case absl::StatusCode::kFailedPrecondition:
       // A turn that is run again stands in the way of what is no turn.
       if (op_ == Op::kFork || op_ == Op::kCheckpoint) return Done();
+      // So does input that came behind its turn, and is one of its own.
+      if (turn_ && entering_ && (unsure_ || behind_)) return;
       break;
     case absl::StatusCode::kDataLoss:
       if (absl::StrContains(status.message(), "a step of the decoder failed")) return;
