@@ -15,7 +15,8 @@ namespace gma {
 namespace {
 
 constexpr absl::Duration kExpiryInterval = absl::Minutes(1);
-constexpr size_t kStoreNameBytes = 16;  // of the hash of an owner
+constexpr absl::Duration kRemovalInterval = absl::Seconds(1);  // of those that failed
+constexpr size_t kStoreNameBytes = 16;                         // of the hash of an owner
 
 size_t BytesOf(const SaveJob& job) {
   size_t bytes = job.row->size() + job.image.last_turn.size() + 64;
@@ -115,9 +116,7 @@ void Keeper::Append(AppendJob job, Done<Written> done) {
 
 void Keeper::Remove(StoredName name, uint64_t epoch) {
   const StoredName named = name;
-  Write(named, 0, [this, name = std::move(name), epoch] {
-    Count(StoreCallLabel::kRemove, store_->Remove(NameOf(name), epoch)).IgnoreError();
-  });
+  Write(named, 0, [this, name = std::move(name), epoch] { DoRemove(NameOf(name), epoch); });
 }
 
 void Keeper::Claim(StoredName name, Done<ClaimedSession> done) {
@@ -248,7 +247,8 @@ void Keeper::RunReader() {
 }
 
 absl::Duration Keeper::NextMaintenance() const {
-  return unsynced_ ? std::min(next_sync_, next_expiry_) : next_expiry_;
+  const absl::Duration next = std::min(next_expiry_, next_removal_);
+  return unsynced_ ? std::min(next_sync_, next) : next;
 }
 
 void Keeper::Maintain() {
@@ -256,6 +256,12 @@ void Keeper::Maintain() {
   if (unsynced_ && now >= next_sync_) {
     unsynced_ = false;
     Count(StoreCallLabel::kSync, store_->Sync()).IgnoreError();
+  }
+  if (now >= next_removal_) {
+    next_removal_ = absl::InfiniteDuration();
+    for (const auto& [key, epoch] : std::exchange(removals_, {})) {
+      DoRemove({.owner = key.first, .id = key.second}, epoch);
+    }
   }
   if (now < next_expiry_) return;
   store_->Expire(clock_.Now());
@@ -272,9 +278,30 @@ absl::Status Keeper::Count(StoreCallLabel call, const absl::Status& status) {
   return status;
 }
 
+void Keeper::DoRemove(const StoreKey& key, uint64_t epoch) {
+  const absl::Status status = Count(StoreCallLabel::kRemove, store_->Remove(key, epoch));
+  const absl::StatusCode code = status.code();
+  if (status.ok() || code == absl::StatusCode::kNotFound || code == absl::StatusCode::kAborted) {
+    return;
+  }
+  removals_[Key(key.owner, key.id)] = epoch;
+  next_removal_ = clock_.Monotonic() + kRemovalInterval;
+}
+
+absl::Status Keeper::Break(const StoreKey& key, const absl::Status& status) {
+  // Another server's session stays that, whatever else is asked for it.
+  const bool moved = status.code() == absl::StatusCode::kAborted;
+  MutexLock lock(&mutex_);
+  broken_[Key(key.owner, key.id)] =
+      moved ? status
+            : absl::UnavailableError("an earlier write of the session to the store has failed");
+  return status;
+}
+
 absl::StatusOr<Written> Keeper::DoSave(SaveJob job) {
   const absl::Duration start = clock_.Monotonic();
   const StoreKey key = NameOf(job.name);
+  removals_.erase(Key(key.owner, key.id));
   job.image.row.resize(options_.scope.layout.row_bytes());
   DecodeRow(options_.scope.layout, *job.row, options_.encoding, absl::MakeSpan(job.image.row));
   job.row.reset();
@@ -287,37 +314,29 @@ absl::StatusOr<Written> Keeper::DoSave(SaveJob job) {
                                           std::move(job.image));
   const absl::Status status =
       Count(StoreCallLabel::kSave, store_->PutSnapshot(key, job.epoch, job.ttl, sealed));
+  if (!status.ok()) return Break(key, status);
   {
     MutexLock lock(&mutex_);
-    if (status.ok()) {
-      broken_.erase(Key(key.owner, key.id));
-    } else {
-      broken_.insert(Key(key.owner, key.id));
-    }
+    broken_.erase(Key(key.owner, key.id));
   }
-  GMA_RETURN_IF_ERROR(status);
   return Written{.bytes = static_cast<int64_t>(sealed.size()), .took = clock_.Monotonic() - start};
 }
 
 absl::StatusOr<Written> Keeper::DoAppend(const AppendJob& job) {
   const absl::Duration start = clock_.Monotonic();
   const StoreKey key = NameOf(job.name);
+  removals_.erase(Key(key.owner, key.id));
   {
     MutexLock lock(&mutex_);
-    if (broken_.contains(Key(key.owner, key.id))) {
-      return absl::UnavailableError("an earlier write of the session to the store has failed");
-    }
+    const auto broken = broken_.find(Key(key.owner, key.id));
+    if (broken != broken_.end()) return broken->second;
   }
   const std::string sealed =
       SealRecord(options_.scope, {.owner = job.name.owner, .id = job.name.id, .number = job.number},
                  job.record);
   const absl::Status status =
       Count(StoreCallLabel::kAppend, store_->Append(key, job.epoch, job.ttl, sealed, job.sync));
-  if (!status.ok()) {
-    MutexLock lock(&mutex_);
-    broken_.insert(Key(key.owner, key.id));
-    return status;
-  }
+  if (!status.ok()) return Break(key, status);
   if (!job.sync && !unsynced_) {
     unsynced_ = true;
     next_sync_ = clock_.Monotonic() + options_.sync_interval;

@@ -19,7 +19,6 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -101,6 +100,7 @@ class Keeper {
   // kAborted; one whose stored form cannot be opened is kDataLoss or kFailedPrecondition.
   void Save(SaveJob job, Done<Written> done);
   void Append(AppendJob job, Done<Written> done);
+  // One that fails is tried again every second, until something else is written of the session.
   void Remove(StoredName name, uint64_t epoch);
   void Claim(StoredName name, Done<ClaimedSession> done);
   // Whether other servers can have claimed sessions of this one, and whether one has done so.
@@ -137,6 +137,7 @@ class Keeper {
   void Maintain();  // what is due of syncing and expiring
   absl::Duration NextMaintenance() const;
 
+  void DoRemove(const StoreKey& key, uint64_t epoch);
   absl::StatusOr<Written> DoSave(SaveJob job);
   absl::StatusOr<Written> DoAppend(const AppendJob& job);
   absl::StatusOr<ClaimedSession> DoClaim(const StoredName& name);
@@ -156,11 +157,14 @@ class Keeper {
   int64_t writing_ ABSL_GUARDED_BY(mutex_) = 0;  // writes that wait or are being done
   absl::Duration oldest_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();  // being done
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::flat_hash_set<Key> broken_ ABSL_GUARDED_BY(mutex_);  // journals that take nothing
+  // Journals that take nothing, and what records for them are answered.
+  absl::flat_hash_map<Key, absl::Status> broken_ ABSL_GUARDED_BY(mutex_);
+  absl::Status Break(const StoreKey& key, const absl::Status& status);
 
   // Of the writer alone.
   bool unsynced_ = false;
-  absl::Duration next_sync_, next_expiry_;
+  absl::Duration next_sync_, next_expiry_, next_removal_ = absl::InfiniteDuration();
+  absl::flat_hash_map<Key, uint64_t> removals_;  // that failed: epochs
   std::thread writer_, reader_;
 };
 

@@ -278,6 +278,23 @@ TEST_F(DurabilityTest, AFullStoreIsSeenAndServingGoesOn) {
   Turn(session, {7}, 3);
 }
 
+TEST_F(DurabilityTest, AClosedSessionLeavesTheStoreAsSoonAsItCan) {
+  const EngineOptions options = Options(Durability::kInterval);
+  Start(options);
+  Known session = OpenKnown();
+  Turn(session, {3, 4}, 3);
+  ASSERT_THAT(SetFailpoints("store.unlink=EIO"), IsOk());
+  EXPECT_THAT(Ask<SessionSnapshotInfo>(
+                  [&](auto done) { engine->Close("alice", session.id, std::move(done)); }),
+              IsOk());
+  Run();
+  ClearFailpoints();
+  clock.Advance(absl::Seconds(2));
+  Run();
+  Kill(options);
+  EXPECT_THAT(Info_(session.id), StatusIs(absl::StatusCode::kNotFound, _));
+}
+
 TEST_F(DurabilityTest, AlwaysRefusesATurnThatCannotBeWrittenDown) {
   const EngineOptions options = Options(Durability::kAlways);
   Start(options);
