@@ -23,6 +23,7 @@ std::unique_ptr<Request> NewRequest(Spec& spec, absl::Duration accepted_at) {
   request->accepted_at = accepted_at;
   request->wait_if_busy = spec.wait_if_busy;
   request->request_key = std::move(spec.request_key);
+  request->after = spec.after;
   return request;
 }
 
@@ -52,7 +53,6 @@ Request& EngineCore::AddRequest(GenerateMessage message) {
   GenerateSpec& spec = message.spec;
   std::unique_ptr<Request> request = NewRequest(spec, message.accepted_at);
   request->generates = true;
-  request->after = spec.after;
   request->priority = spec.priority;
   request->stream = std::move(message.stream);
   request->sampling = std::move(spec.sampling);
@@ -82,6 +82,7 @@ void EngineCore::OnMessage(RewindMessage message) {
   request->session_id = message.spec.session;
   request->deadline = message.spec.deadline;
   request->accepted_at = message.accepted_at;
+  request->after = message.spec.after;
   request->rewind = std::move(message.spec.target);
   request->done = std::move(message.done);
   Admit(std::move(request));
@@ -142,9 +143,7 @@ absl::Status EngineCore::AdmitToSession(Request& request) {
     Cancel(detached, /*by_client=*/true);
     busy = turns_.end();
   }
-  if (busy == turns_.end()) {
-    return request.rewind ? BeginRewind(request, *session) : BeginSessionTurn(request, *session);
-  }
+  if (busy == turns_.end()) return BeginSessionTurn(request, *session);
   if (!request.wait_if_busy) return BusyError(*session);
   WaitForTurn(request, *session);
   return absl::OkStatus();
@@ -167,6 +166,7 @@ absl::Status EngineCore::BusyError(const Session& session) const {
 absl::Status EngineCore::BeginSessionTurn(Request& request, Session& session) {
   // Nothing of the session or the queue is changed unless the turn can begin.
   GMA_RETURN_IF_ERROR(CheckAfter(request, session));
+  if (request.rewind) return BeginRewind(request, session);
   const bool fresh = session.context_tokens() == 0;
   const std::vector<int32_t> input = TakeTokens(request.input, fresh);
   request.feed = session.TokensToFeed(request.input.close_tokens, input);

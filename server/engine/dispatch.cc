@@ -27,6 +27,9 @@ bool IsAbandoned(const EngineMessage& message) {
   return std::visit(
       [](const auto& typed) {
         if constexpr (requires { typed.stream->cancelled(); }) return typed.stream->cancelled();
+        if constexpr (requires { typed.spec.turn; }) {
+          return typed.spec.turn != nullptr && typed.spec.turn->cancelled();
+        }
         return false;
       },
       message);

@@ -105,6 +105,7 @@ struct AppendSpec {
   absl::Duration deadline = absl::InfiniteDuration();
   // As in GenerateSpec, of an Append; one with a key runs to its end once it has begun.
   std::string request_key = {};
+  std::optional<int64_t> after = {};  // as in GenerateSpec, of an Append
   // The input enters the turn of this stream while that is active (Append), or stands right behind
   // it (CancelAndAppend); null, or when the turn is over: an ordinary append.
   std::shared_ptr<TokenStream> turn = nullptr;
@@ -122,6 +123,7 @@ struct RewindSpec {
   SessionId session;
   RewindTarget target;
   absl::Duration deadline = absl::InfiniteDuration();  // to begin by
+  std::optional<int64_t> after = {};                   // as in GenerateSpec
 };
 
 struct CheckpointInfo {

@@ -48,10 +48,10 @@ void EngineCore::EndReader(Request& request, absl::Status status) {
 }
 
 void EngineCore::LoseReader(Request& request, const absl::Status& status) {
-  // While the server drains, a turn that is written down is left to who has the session next.
+  // While the server drains, a turn that is written down is left to who has the session next, and
+  // any other one ends as cancelled.
   const bool can_wait = !request.is_private() && request.generates && request.begun() &&
-                        options_.resume_window > absl::ZeroDuration() &&
-                        (!shared_->draining || request.journaled);
+                        options_.resume_window > absl::ZeroDuration();
   if (!can_wait) return Fail(request, status);
   metrics_.request_error[status.code()]->Increment();
   GMA_LOG(kInfo, "turn_detached",

@@ -4,6 +4,7 @@
 namespace gma::testing {
 namespace {
 
+using ::testing::_;
 using ::testing::Optional;
 
 class CutTest : public StoreTest {
@@ -165,6 +166,51 @@ TEST_F(CutTest, ARewindThatAShutdownCutsLeavesTheSessionAsItWas) {
     EXPECT_FALSE(told->ok());
     Turn(session, {7}, 3);
   }
+}
+
+TEST_F(CutTest, ARewindBehindATurnThatIsRunAgainRewinds) {
+  const EngineOptions options = StoreOptions();
+  Start(options);
+  Known session = OpenKnown();
+  Turn(session, {4, 5, 6}, 12);
+  Reader reader = Generate(TurnOf(session, {7}, 20));
+  RunUntil([&] { return reader.token_count() >= 3; }, reader);
+  Kill(options);
+  // Whoever says nothing of what was seen gets the turn to its end first.
+  const auto info = Ask<SessionSnapshotInfo>([&](auto done) {
+    engine->Rewind({.owner = "alice", .session = session.id, .target = int64_t{9}},
+                   std::move(done));
+  });
+  ASSERT_THAT(info, IsOk());
+  EXPECT_EQ(info->context_tokens, 9);
+  session.tokens.resize(9);
+  session.last_sequence = info->last_sequence;
+  Turn(session, {7}, 3);
+}
+
+TEST_F(CutTest, AppendAndRewindOfACallerWhoIsBehindAreRefused) {
+  Start(StoreOptions());
+  Known session = OpenKnown();
+  Turn(session, {4, 5, 6}, 12);
+  for (const int64_t after : {session.last_sequence - 1, session.last_sequence + 1}) {
+    const absl::StatusCode code =
+        after < session.last_sequence ? absl::StatusCode::kAborted : absl::StatusCode::kDataLoss;
+    EXPECT_THAT(
+        Ask<SessionSnapshotInfo>([&](auto done) {
+          engine->Append(
+              {.owner = "alice", .session = session.id, .input = {.tokens = {5}}, .after = after},
+              std::move(done));
+        }),
+        StatusIs(code, _));
+    EXPECT_THAT(
+        Ask<SessionSnapshotInfo>([&](auto done) {
+          engine->Rewind(
+              {.owner = "alice", .session = session.id, .target = int64_t{3}, .after = after},
+              std::move(done));
+        }),
+        StatusIs(code, _));
+  }
+  Turn(session, {7}, 3);
 }
 
 }  // namespace
