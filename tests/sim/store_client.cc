@@ -112,11 +112,13 @@ void StoreClient::Call(Engine& engine) {
     case Op::kAppend: {
       AppendSpec spec{.owner = owner_, .session = *id_, .input = {.tokens = input_}};
       spec.request_key = key_;
+      spec.after = model_.last;
       return engine.Append(std::move(spec), Answer<Info>(&StoreClient::OnAppended));
     }
     case Op::kRewind:
-      return engine.Rewind({.owner = owner_, .session = *id_, .target = target_},
-                           Answer<Info>(&StoreClient::OnRewound));
+      return engine.Rewind(
+          {.owner = owner_, .session = *id_, .target = target_, .after = model_.last},
+          Answer<Info>(&StoreClient::OnRewound));
     case Op::kCheckpoint:
       return engine.Checkpoint(owner_, *id_, "kept",
                                Answer<CheckpointInfo>(&StoreClient::OnCheckpoint));

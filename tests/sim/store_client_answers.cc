@@ -161,8 +161,11 @@ void StoreClient::OnRefused(const absl::Status& status) {
     case absl::StatusCode::kResourceExhausted:
       if (op_ == Op::kCheckpoint || op_ == Op::kFork) Done();  // there may never be room
       return;
-    case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kAborted:
+      // Nobody else uses the session.
+      if (absl::StrContains(status.message(), "used in between")) break;
+      return;
+    case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kCancelled:
       return;  // the same again
     case absl::StatusCode::kFailedPrecondition:
