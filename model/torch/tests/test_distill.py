@@ -1,0 +1,198 @@
+"""Conversion end to end: distillation, windows a layer, how they are divided."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_base import END, GROUPS, LAYERS, RECIPE, WIDE, Text, new_transfer
+
+from gma_torch.checkpoint import load_model
+from gma_torch.convert import apply as apply_module
+from gma_torch.convert.apply import apply_delta, save_delta
+from gma_torch.convert.base import (
+    ConvertError,
+    NotEnoughMemoryError,
+    PinnedBase,
+    require_memory,
+)
+from gma_torch.convert.distill import Distill, student_attention
+from gma_torch.convert.recipe import Recipe
+from gma_torch.convert.transfer import Transfer
+from gma_torch.convert.warm import component_use
+from gma_torch.convert.windows import damages, divide
+from gma_torch.evaluate.scoring import teacher_of
+from gma_torch.llama import full_attention
+
+
+def _distill(gguf_file: Path, recipe: Recipe = END) -> Distill:
+    transfer = new_transfer(gguf_file, recipe)
+    transfer.start()
+    teacher = transfer.teacher
+    return Distill(recipe, teacher, teacher, Text(), transfer.mixers, transfer.sequences)
+
+
+def test_every_layer_trains_with_its_own_window(gguf_file: Path) -> None:
+    """A layer's loss is that of a run whose windows are all its own."""
+    together, losses = new_transfer(gguf_file, WIDE), []
+    together.start()
+    losses = together.train_step(RECIPE.stages[0], 0.0)
+    for layer, window in enumerate(WIDE.window):
+        alone = new_transfer(gguf_file, replace(RECIPE, window=window))
+        alone.start()
+        assert alone.train_step(RECIPE.stages[0], 0.0)[layer] == losses[layer]
+    with pytest.raises(ValueError, match="lists 3 values, must be 2"):
+        new_transfer(gguf_file, replace(RECIPE, window=[8, 8, 8]))
+    with pytest.raises(ValueError, match="must be below the shortest sequence, 48 tokens"):
+        new_transfer(gguf_file, replace(RECIPE, window=48))
+
+
+def test_distillation_has_the_gradients_of_its_loss(gguf_file: Path) -> None:
+    """Pieces and recomputation give the gradients of the loss written plainly."""
+    distill = _distill(gguf_file)
+    for _, up in distill.adapters.values():
+        torch.nn.init.normal_(up, std=0.05)
+    tokens = torch.tensor([Text().sequence(5, 300)])
+    got = distill.losses(tokens, backward=0.5)
+    grads = {name: value.grad.clone() for name, value in distill.parameters().items()}
+    distill.optimizer.zero_grad()
+    student, teacher = distill.student, distill.teacher
+    logits = student.logits(student.hidden(tokens[:, :-1], distill.attend))
+    want = torch.log_softmax(teacher.logits(teacher.hidden(tokens[:, :-1], full_attention)), -1)
+    have = torch.log_softmax(logits, -1)
+    kl = (want.exp() * (want - have)).sum(-1).mean()
+    entropy = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    (0.5 * (distill.part.kl * kl + distill.part.next_token * entropy)).backward()
+    assert got == pytest.approx((kl.item(), entropy.item()), rel=1e-4)
+    for name, value in distill.parameters().items():
+        torch.testing.assert_close(grads[name], value.grad, rtol=1e-3, atol=1e-5)
+    assert student.adapters and not teacher.adapters
+
+
+def test_distillation_learns(gguf_file: Path) -> None:
+    distill = _distill(gguf_file, replace(END, end_to_end=replace(END.end_to_end, steps=40)))
+    tokens = torch.tensor([Text().sequence(77, 61), Text().sequence(78, 61)])
+    before = distill.losses(tokens, backward=None)
+    for _ in range(40):
+        distill.train_step()
+    after = distill.losses(tokens, backward=None)
+    assert after[0] < 0.8 * before[0], (before, after)
+
+
+def test_a_resumed_distillation_equals_an_unbroken_one(gguf_file: Path, tmp_path: Path) -> None:
+    whole = _distill(gguf_file)
+    whole.run(tmp_path / "whole.safetensors")
+    broken = _distill(gguf_file)
+    broken.train_step()
+    broken.train_step()
+    broken.save(tmp_path / "broken.safetensors")
+    resumed = _distill(gguf_file)
+    resumed.run(tmp_path / "broken.safetensors")
+    assert resumed.history == whole.history
+    for name, value in whole.parameters().items():
+        assert torch.equal(value, resumed.parameters()[name]), name
+    other = _distill(gguf_file, replace(END, end_to_end=replace(END.end_to_end, kl=2.0)))
+    with pytest.raises(ConvertError, match="another recipe"):
+        other.load(tmp_path / "broken.safetensors")
+
+
+def test_the_model_directory_computes_what_was_distilled(
+    gguf_file: Path, pin: tuple[PinnedBase, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply_module, "SMOLLM2_135M_INSTRUCT", pin[0])
+    distill = _distill(gguf_file)
+    for _ in range(4):
+        distill.train_step()
+    path = tmp_path / "delta.safetensors"
+    save_delta(path, distill.mixers, END.final_windows(), {}, distill.adapters)
+    assert apply_delta(path, tmp_path / "model", tmp_path / "b", pin[1], pin[0])
+    model = load_model(tmp_path / "model")
+    assert [layer.window for layer in model.config.layers] == END.window
+    tokens = torch.tensor([Text().sequence(99, 50)])
+    with torch.no_grad():
+        want = distill.student.logits(distill.student.hidden(tokens, distill.attend))
+        torch.testing.assert_close(model(tokens), want, rtol=2e-4, atol=2e-4)
+        plain = distill.teacher.logits(distill.teacher.hidden(tokens, distill.attend))
+    assert not torch.allclose(want, plain, atol=1e-2)  # the adapters count
+    with pytest.raises(ValueError, match="changed the base's matrices: give --base"):
+        teacher_of(tmp_path / "model")
+
+
+def test_too_little_memory_is_said() -> None:
+    with pytest.raises(NotEnoughMemoryError, match=r"about 1000000\.0 GB needed"):
+        require_memory(10**15, "end_to_end")
+
+
+def test_a_run_starts_from_a_delta_and_keeps_the_most_used_components(
+    gguf_file: Path, pinned_delta: tuple[Path, Transfer]
+) -> None:
+    path, before = pinned_delta
+    same = new_transfer(gguf_file)
+    same.start_from(path)
+    for a, b in zip(before.mixers, same.mixers, strict=True):
+        for name, value in a.state_dict().items():
+            assert torch.equal(value, b.state_dict()[name]), name
+    few = new_transfer(gguf_file, replace(RECIPE, components=3))
+    few.start_from(path)
+    tokens = few._batch(0, RECIPE.start_sequences, RECIPE.start_length)
+    use = component_use(few.teacher, before.mixers, tokens)
+    for old, new, used in zip(before.mixers, few.mixers, use, strict=True):
+        for g in range(GROUPS):
+            kept = [k for k in range(4) if k != int(used[g].argmin())]
+            assert torch.equal(new.component_mean[g], old.component_mean[g, kept])
+            assert torch.equal(new.slot_bias[g], old.slot_bias[g, :, kept])
+        assert torch.equal(new.route, old.route)
+    with pytest.raises(ConvertError, match="from 4 components to 5"):
+        new_transfer(gguf_file, replace(RECIPE, components=5)).start_from(path)
+    with pytest.raises(ConvertError, match="routing_dim is 4, the recipe's is 2"):
+        new_transfer(gguf_file, replace(RECIPE, routing_dim=2)).start_from(path)
+
+
+def test_damage_of_a_window_is_what_it_costs(gguf_file: Path) -> None:
+    """Small errors of one layer: the estimate is the KL that they cause."""
+    transfer = new_transfer(gguf_file)
+    transfer.start()
+    teacher, mixers = transfer.teacher, transfer.mixers
+    rows = [torch.tensor([Text().sequence(900 + n, 60)]) for n in range(30)]
+    choices = [8, 24, 60]
+    table = sum(damages(teacher, mixers, row, choices, n) for n, row in enumerate(rows)) / len(rows)
+    assert (table[:, 2] == 0).all() and (table[:, 1] < table[:, 0]).all()
+    for layer in range(LAYERS):
+        windows = [59] * LAYERS  # all but exact
+        windows[layer] = 24
+        student = student_attention(mixers, windows)
+        cost = 0.0
+        with torch.no_grad():
+            for row in rows:
+                want = torch.log_softmax(teacher.logits(teacher.hidden(row, full_attention)), -1)
+                have = torch.log_softmax(teacher.logits(teacher.hidden(row, student)), -1)
+                cost += float((want.exp() * (want - have)).sum(-1).mean()) / len(rows)
+        assert float(table[layer, 1]) == pytest.approx(cost, rel=0.5)
+
+
+def test_rows_are_divided_best() -> None:
+    gen = torch.Generator().manual_seed(0)
+    choices = [2, 4, 10]
+    for rows in (8, 12, 17, 40):
+        table = torch.rand(4, 3, generator=gen)
+        best = min(
+            (sum(float(table[n, c]) for n, c in enumerate(pick)), pick)
+            for pick in itertools.product(range(3), repeat=4)
+            if sum(choices[c] for c in pick) <= rows
+        )
+        assert divide(table, choices, rows) == [choices[c] for c in best[1]]
+    with pytest.raises(ValueError, match="7 rows are too few for 4 layers of 2"):
+        divide(torch.rand(4, 3), choices, 7)
+
+
+def test_time_ends_a_distillation_with_its_cosine(gguf_file: Path, tmp_path: Path) -> None:
+    distill = _distill(gguf_file)
+    distill.seconds = 59.0
+    distill.train_step(59 / 60)
+    assert max(g["lr"] / g["rate"] for g in distill.optimizer.param_groups) < 0.03
+    distill.seconds = 61.0
+    distill.run(tmp_path / "e.safetensors", minutes=1.0)
+    assert distill.step == 1 and (tmp_path / "e.safetensors").exists()
