@@ -76,6 +76,14 @@ void Client::Prepare(grpc::ClientContext& context, absl::Duration timeout,
   }
 }
 
+absl::Status Client::EndOf(const Target& target, const grpc::Status& status,
+                           const grpc::ClientContext& context) {
+  if (status.ok()) return absl::OkStatus();
+  absl::Status why = StatusOfCall(status, context);
+  if (BrokeOff(why)) targets_.Leave(target);
+  return why;
+}
+
 template <typename Response, typename Stub, typename Request>
 absl::StatusOr<Response> Client::Call(Stub Target::*stub, const Request& request,
                                       grpc::Status (Stub::*method)(grpc::ClientContext*,
@@ -89,19 +97,15 @@ absl::StatusOr<Response> Client::Call(Stub Target::*stub, const Request& request
   Target& target = targets_.current();
   Response response;
   const grpc::Status status = (target.*stub.*method)(&context, request, &response);
-  if (status.ok()) return response;
-  absl::Status why = StatusOfCall(status, context);
-  if (BrokeOff(why)) targets_.Leave(target);
-  return why;
+  GMA_RETURN_IF_ERROR(EndOf(target, status, context));
+  return response;
 }
 
-template <typename Response, typename Stub, typename Request>
-absl::StatusOr<Response> Client::CallUntilAnswered(
-    Stub Target::*stub, const Request& request,
-    grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*)) {
+template <typename Attempt>
+auto Client::UntilAnswered(const Attempt& attempt) const {
   Retries retries(options_.resume_for);
   for (;;) {
-    absl::StatusOr<Response> response = Call(stub, request, method);
+    auto response = attempt();
     if (response.ok() || !BrokeOff(response.status())) return response;
     const std::optional<absl::Duration> pause = retries.Next(response.status());
     if (!pause.has_value()) return response;
@@ -164,7 +168,7 @@ absl::StatusOr<v1::SessionInfo> Client::CreateSession(const v1::OpenSessionReque
 absl::StatusOr<v1::SessionInfo> Client::GetSession(std::string_view session_id) {
   v1::GetSessionRequest request;
   request.set_session_id(std::string(session_id));
-  return CallUntilAnswered(&Target::sessions, request, &v1::Sessions::Stub::Get);
+  return UntilAnswered([&] { return Call(&Target::sessions, request, &v1::Sessions::Stub::Get); });
 }
 
 absl::StatusOr<v1::ListSessionsResponse> Client::ListSessions(
@@ -176,7 +180,8 @@ absl::StatusOr<v1::SessionInfo> Client::AppendToSession(v1::AppendRequest reques
   if (options_.resume_for > absl::ZeroDuration() && request.request_key().empty()) {
     request.set_request_key(RandomRequestKey());
   }
-  return CallUntilAnswered(&Target::sessions, request, &v1::Sessions::Stub::Append);
+  return UntilAnswered(
+      [&] { return Call(&Target::sessions, request, &v1::Sessions::Stub::Append); });
 }
 
 absl::StatusOr<v1::SessionInfo> Client::PinSession(std::string_view session_id, bool pinned) {
@@ -220,50 +225,56 @@ absl::Status Client::DeleteCheckpoint(std::string_view session_id, std::string_v
 }
 
 absl::StatusOr<v1::SessionInfo> Client::RewindSession(std::string_view session_id,
-                                                      std::string_view checkpoint) {
+                                                      std::string_view checkpoint,
+                                                      std::optional<uint64_t> after) {
   v1::RewindRequest request;
   request.set_session_id(std::string(session_id));
   request.set_checkpoint(std::string(checkpoint));
+  if (after.has_value()) request.set_after(*after);
   return Call(&Target::sessions, request, &v1::Sessions::Stub::Rewind);
 }
 
 absl::StatusOr<v1::SessionInfo> Client::RewindSession(std::string_view session_id,
-                                                      int64_t context_tokens) {
+                                                      int64_t context_tokens,
+                                                      std::optional<uint64_t> after) {
   v1::RewindRequest request;
   request.set_session_id(std::string(session_id));
   request.set_context_tokens(context_tokens);
+  if (after.has_value()) request.set_after(*after);
   return Call(&Target::sessions, request, &v1::Sessions::Stub::Rewind);
 }
 
 absl::StatusOr<std::string> Client::ExportSession(std::string_view session_id) {
-  grpc::ClientContext context;
   v1::ExportRequest request;
   request.set_session_id(std::string(session_id));
-  Prepare(context, options_.deadline, request.session_id());
-  const auto reader = targets_.current().sessions.Export(&context, request);
-  std::string blob;
-  v1::StateChunk chunk;
-  while (reader->Read(&chunk)) blob += chunk.data();
-  const grpc::Status status = reader->Finish();
-  if (!status.ok()) return StatusOfCall(status, context);
-  if (blob.empty()) return absl::DataLossError("the server sent an empty session");
-  return blob;
+  return UntilAnswered([&]() -> absl::StatusOr<std::string> {
+    grpc::ClientContext context;
+    Prepare(context, options_.deadline, request.session_id());
+    Target& target = targets_.current();
+    const auto reader = target.sessions.Export(&context, request);
+    std::string blob;
+    v1::StateChunk chunk;
+    while (reader->Read(&chunk)) blob += chunk.data();
+    GMA_RETURN_IF_ERROR(EndOf(target, reader->Finish(), context));
+    if (blob.empty()) return absl::DataLossError("the server sent an empty session");
+    return blob;
+  });
 }
 
 absl::StatusOr<v1::SessionInfo> Client::ImportSession(std::string_view blob) {
   constexpr size_t kChunkBytes = 256 << 10;
   grpc::ClientContext context;
   Prepare(context, options_.deadline);
+  Target& target = targets_.current();
   v1::SessionInfo response;
-  const auto writer = targets_.current().sessions.Import(&context, &response);
+  const auto writer = target.sessions.Import(&context, &response);
   v1::StateChunk chunk;
   for (; !blob.empty(); blob.remove_prefix(chunk.data().size())) {
     chunk.set_data(std::string(blob.substr(0, kChunkBytes)));
     if (!writer->Write(chunk)) break;  // the status says why
   }
   writer->WritesDone();
-  const grpc::Status status = writer->Finish();
-  if (!status.ok()) return StatusOfCall(status, context);
+  GMA_RETURN_IF_ERROR(EndOf(target, writer->Finish(), context));
   return response;
 }
 

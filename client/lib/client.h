@@ -35,9 +35,9 @@ struct ClientOptions {
   std::string tls_ca_file;  // PEM of the authorities to trust; empty: those of the system
   absl::Duration deadline = absl::Seconds(30);  // of each call that is not a stream
   // A call that breaks off (the server dies, restarts or drains, the network fails) is gone on with
-  // by itself: answers and sessions that are read by blocking, AppendToSession, GetSession. Nothing
-  // comes twice and nothing is lost; what the server refuses is an error at once. So long is it
-  // tried without anything new; zero: never, and the break is the error.
+  // by itself: answers and sessions that are read by blocking, AppendToSession, GetSession,
+  // ExportSession. Nothing comes twice and nothing is lost; what the server refuses is an error at
+  // once. So long is it tried without anything new; zero: never, and the break is the error.
   absl::Duration resume_for = absl::Seconds(60);
 };
 
@@ -84,11 +84,13 @@ class Client {
                                                        std::string_view name = {});
   absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(std::string_view session_id);
   absl::Status DeleteCheckpoint(std::string_view session_id, std::string_view checkpoint);
-  // Waits until the session is there. After kDeadlineExceeded it is still on its way.
+  // Waits until the session is there. After kDeadlineExceeded it is still on its way. `after`:
+  // number of the last event that was seen of it, from which alone it is taken back.
   absl::StatusOr<v1::SessionInfo> RewindSession(std::string_view session_id,
-                                                std::string_view checkpoint);
-  absl::StatusOr<v1::SessionInfo> RewindSession(std::string_view session_id,
-                                                int64_t context_tokens);
+                                                std::string_view checkpoint,
+                                                std::optional<uint64_t> after = std::nullopt);
+  absl::StatusOr<v1::SessionInfo> RewindSession(std::string_view session_id, int64_t context_tokens,
+                                                std::optional<uint64_t> after = std::nullopt);
   // The session as one sealed blob; it stays on the server. The whole blob is held in memory.
   // ERRORS: kDataLoss for a stream that ended without any.
   absl::StatusOr<std::string> ExportSession(std::string_view session_id);
@@ -106,16 +108,16 @@ class Client {
   }
   void Prepare(grpc::ClientContext& context, absl::Duration timeout,
                const std::string& session_id = {}) const;
+  // How a call to `target` ended; after one that broke off the next goes to another server.
+  absl::Status EndOf(const Target& target, const grpc::Status& status,
+                     const grpc::ClientContext& context);
   template <typename Response, typename Stub, typename Request>
   absl::StatusOr<Response> Call(Stub Target::*stub, const Request& request,
                                 grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                              Response*));
-  // The same, made again when it breaks off.
-  template <typename Response, typename Stub, typename Request>
-  absl::StatusOr<Response> CallUntilAnswered(Stub Target::*stub, const Request& request,
-                                             grpc::Status (Stub::*method)(grpc::ClientContext*,
-                                                                          const Request&,
-                                                                          Response*));
+  // The result of `attempt()`, a StatusOr, made again while it breaks off.
+  template <typename Attempt>
+  auto UntilAnswered(const Attempt& attempt) const;
 
   const ClientOptions options_;
   std::string authorization_;  // empty: no key

@@ -263,5 +263,16 @@ TEST_F(ResumingTest, GoesToTheNextServer) {
   EXPECT_EQ(requests.size(), 2u);
 }
 
+TEST_F(ResumingTest, SoDoExportsAndImports) {
+  ClientOptions options = server.options();
+  options.address = "127.0.0.1:1," + options.address;
+  const auto exporter = *Client::Create(options);
+  // The second server has no such calls; the first is not there.
+  EXPECT_EQ(exporter->ExportSession("abc").status().code(), absl::StatusCode::kUnimplemented);
+  const auto importer = *Client::Create(options);
+  EXPECT_EQ(importer->ImportSession("blob").status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(importer->ImportSession("blob").status().code(), absl::StatusCode::kUnimplemented);
+}
+
 }  // namespace
 }  // namespace gma::client
