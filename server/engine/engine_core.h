@@ -150,6 +150,8 @@ class EngineCore final : public EngineStore {
   void OnMessage(CloseMessage message);
   absl::StatusOr<Session*> Open(const OpenMessage& message);
   SessionSnapshotInfo InfoOf(const Session& session) const override;
+  // Awake, asleep, and in the store alone.
+  std::vector<SessionSnapshotInfo> List(const ListMessage& m, absl::Span<const StoredEntry> stored);
   void ExpireSessions(absl::Duration now);
 
   // past_calls.cc: fork, checkpoint, rewind, export, import.

@@ -1,6 +1,9 @@
 // Calls on sessions: open, get, list, close; and their expiry.
 #include <utility>
+#include <vector>
 
+#include "absl/algorithm/container.h"
+#include "absl/container/flat_hash_set.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "server/engine/engine_core.h"
@@ -18,6 +21,20 @@ EvictionLabel ExpiryOf(SessionTier tier) {
       break;
   }
   return EvictionLabel::kDiskExpired;
+}
+
+// All that is known of a session that this server has not had.
+SessionSnapshotInfo StoredInfo(const SessionId& id, const StoredEntry& entry, absl::Time now) {
+  return {.id = id,
+          .phase = SessionPhase::kIdle,
+          .context_tokens = 0,
+          .age = absl::ZeroDuration(),
+          .idle = now - entry.saved_at,
+          .ttl = entry.ttl,
+          .checkpoints = 0,
+          .checkpoint_bytes = 0,
+          .oldest_rewind = 0,
+          .tier = SessionTier::kDisk};
 }
 
 }  // namespace
@@ -58,11 +75,39 @@ void EngineCore::OnMessage(GetMessage message) {
 }
 
 void EngineCore::OnMessage(ListMessage message) {
+  if (keeper_ == nullptr) return message.done(List(message, {}));
+  const auto after = message.after;
+  const int32_t limit = message.limit;
+  std::string owner = message.owner;
+  keeper_->List(std::move(owner), after, limit,
+                [this, message = std::move(message)](
+                    absl::StatusOr<std::vector<StoredEntry>> stored) mutable {
+                  if (!stored.ok()) return message.done(stored.status());
+                  message.done(List(message, *stored));
+                });
+}
+
+std::vector<SessionSnapshotInfo> EngineCore::List(const ListMessage& m,
+                                                  absl::Span<const StoredEntry> stored) {
   std::vector<SessionSnapshotInfo> infos;
-  for (const Session* session : table_.List(message.owner, message.after, message.limit)) {
+  for (const Session* session : table_.List(m.owner, m.after, m.limit)) {
     infos.push_back(InfoOf(*session));
   }
-  message.done(std::move(infos));
+  absl::flat_hash_set<SessionId> awake;
+  for (const SessionSnapshotInfo& info : infos) awake.insert(info.id);
+  for (const StoredEntry& entry : stored) {
+    const absl::StatusOr<SessionId> id = SessionId::FromHex(entry.id);
+    // One that was closed here may still be in the store for a moment.
+    if (!id.ok() || awake.contains(*id) || table_.RemembersEnd(m.owner, *id)) continue;
+    const SleepingSession* const sleeping = table_.PeekSleeping(m.owner, *id);
+    infos.push_back(sleeping != nullptr ? InfoOf(*id, *sleeping)
+                                        : StoredInfo(*id, entry, clock_.Now()));
+  }
+  absl::c_sort(infos, [](const auto& a, const auto& b) { return a.id < b.id; });
+  if (infos.size() > static_cast<size_t>(m.limit)) {
+    infos.erase(infos.begin() + m.limit, infos.end());
+  }
+  return infos;
 }
 
 void EngineCore::OnMessage(CloseMessage message) {
@@ -109,7 +154,7 @@ SessionSnapshotInfo EngineCore::InfoOf(const Session& session) const {
 
 void EngineCore::ExpireSessions(absl::Duration now) {
   const int64_t expired = table_.Expire(now, [&](const ExpiredSession& session) {
-    histories_.erase(session.number);
+    ForgetTurns(session.number, absl::NotFoundError("the session has expired"));
     metrics_.session_evictions[ExpiryOf(session.tier)]->Increment();
     GMA_LOG(kInfo, "session_expired",
             {{"session", session.id.Short()},

@@ -1,4 +1,6 @@
 // Sessions in pool, memory and on disk go on with exactly their tokens, whatever tier they were in.
+#include <algorithm>
+#include <map>
 #include <random>
 
 #include "server/engine/retry_hint.h"
@@ -230,6 +232,61 @@ TEST_F(TiersTest, AClosedSessionIsGoneFromTheStore) {
   for (const Known& session : sessions) {
     EXPECT_THAT(Info_(session.id), StatusIs(absl::StatusCode::kNotFound, HasSubstr("unknown")));
   }
+}
+
+TEST_F(TiersTest, SessionsAreListedInEveryTierAndFromTheStore) {
+  Start(StoreOptions());
+  std::vector<SessionId> ids;
+  for (int i = 0; i < 20; ++i) {
+    Known session = OpenKnown();
+    Turn(session, {4}, 2);
+    ids.push_back(session.id);
+  }
+  ASSERT_THAT(OpenNow("bob"), IsOk());
+  std::ranges::sort(ids);
+  const auto pages = [&] {
+    std::vector<SessionSnapshotInfo> all;
+    for (std::optional<SessionId> after;;) {
+      const auto page = Ask<std::vector<SessionSnapshotInfo>>(
+          [&](auto done) { engine->List("alice", after, 3, std::move(done)); });
+      EXPECT_THAT(page, IsOk());
+      if (!page.ok() || page->empty()) return all;
+      EXPECT_LE(page->size(), 3U);
+      all.insert(all.end(), page->begin(), page->end());
+      after = all.back().id;
+    }
+  };
+  const auto ids_of = [](const std::vector<SessionSnapshotInfo>& infos) {
+    std::vector<SessionId> listed;
+    for (const auto& info : infos) listed.push_back(info.id);
+    return listed;
+  };
+  std::map<SessionTier, int> tiers;
+  const std::vector<SessionSnapshotInfo> all = pages();
+  EXPECT_EQ(ids_of(all), ids);
+  for (const SessionSnapshotInfo& info : all) {
+    ++tiers[info.tier];
+    EXPECT_EQ(info.context_tokens, 3);
+  }
+  EXPECT_EQ(tiers.size(), 3U);
+  // A server that has had none of them.
+  Restart(StoreOptions());
+  clock.Advance(absl::Seconds(7));
+  const std::vector<SessionSnapshotInfo> stored = pages();
+  EXPECT_EQ(ids_of(stored), ids);
+  for (const SessionSnapshotInfo& info : stored) {
+    EXPECT_EQ(info.tier, SessionTier::kDisk);
+    EXPECT_EQ(info.ttl, all[0].ttl);
+    EXPECT_GE(info.idle, absl::Seconds(7));
+  }
+  // One that is closed is gone at once, though its removal waits.
+  engine->Close("alice", ids[5], [](auto info) { EXPECT_THAT(info, IsOk()); });
+  for (int i = 0; i < 100; ++i) {
+    keeper->StepReader();
+    engine->Tick();
+  }
+  ids.erase(ids.begin() + 5);
+  EXPECT_EQ(ids_of(pages()), ids);
 }
 
 TEST_F(TiersTest, AWaitingCallerMayGoAndADeadlineIsKept) {
