@@ -252,7 +252,10 @@ absl::StatusOr<std::string> Chat::Undo() {
     return absl::FailedPreconditionError("nothing that was said here is left to undo");
   }
   const Turn last = here_->turns.back();
-  GMA_RETURN_IF_ERROR(client_.RewindSession(here_->session->id(), last.context_before).status());
+  GMA_RETURN_IF_ERROR(
+      client_
+          .RewindSession(here_->session->id(), last.context_before, here_->session->last_sequence())
+          .status());
   here_->turns.pop_back();
   here_->fresh = last.context_before == 0;
   return last.text;

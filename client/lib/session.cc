@@ -95,6 +95,8 @@ Session::Session(std::shared_ptr<SessionCall> call, v1::SessionOpened opened, in
 
 Session::~Session() { call_->Abort(); }
 
+std::optional<uint64_t> Session::last_sequence() const { return call_->last_sequence(); }
+
 bool Session::broken() const { return call_->over(); }
 
 absl::StatusOr<int64_t> Session::Append(v1::Input input) {

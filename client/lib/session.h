@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -19,7 +20,9 @@ class SessionCall;  // session_call.h
 
 // Destroying it without End breaks the stream off, which the server does not take for an end:
 // a session that was not opened with `keep` is closed all the same. One with `keep` goes on over
-// another stream when one breaks off, with what was being done (ClientOptions::resume_for).
+// another stream when one breaks off, with what was being done (ClientOptions::resume_for): each
+// command says which event it was meant to follow (`after`), so a server whose state is older than
+// what came from it refuses with kDataLoss, and nothing is fed twice.
 // THREADS: one at a time, except where noted. Answers must be destroyed before the session.
 class Session {
  public:
@@ -44,6 +47,10 @@ class Session {
 
   // The polite end. Returns the tokens of the session. Nothing else may be called after it.
   absl::StatusOr<int64_t> End();
+
+  // Number of the session's last event: `after` of calls on the session beside this stream. Nothing
+  // where it cannot be known: while an answer runs, or after somebody else's turns.
+  std::optional<uint64_t> last_sequence() const;
 
   // Every further command fails. THREADS: any.
   bool broken() const;

@@ -4,6 +4,19 @@
 #include <utility>
 
 namespace gma::client {
+namespace {
+
+absl::Status StatusOf(const v1::SessionError& error) {
+  return absl::Status(static_cast<absl::StatusCode>(error.code()), error.message());
+}
+
+std::optional<uint64_t> AfterOf(const v1::SessionRequest& request) {
+  if (request.generate().has_after()) return request.generate().after();
+  if (request.append().has_after()) return request.append().after();
+  return std::nullopt;
+}
+
+}  // namespace
 
 SessionCall::SessionCall(const StreamEnvironment& env, v1::SessionOpen open)
     : env_(env), credit_(open.initial_credit()), open_(std::move(open)), retries_(env.resume_for) {}
@@ -41,9 +54,50 @@ uint64_t SessionCall::Send(v1::SessionRequest request) {
   } else if (MayResume() && request.has_append()) {
     request.mutable_append()->set_request_key(RandomRequestKey());
   }
-  if (!status_.has_value()) stream_->Send(request);
   pending_[id].request = std::move(request);
+  SendDue();
   return id;
+}
+
+void SessionCall::SendDue() {
+  if (status_.has_value()) return;  // a stream to come has them all
+  bool in_turn = false;
+  for (auto& [id, command] : pending_) {
+    if (command.unclear) return;
+    if (!command.sent) SendNow(command);
+    in_turn |= command.request.has_generate();
+    if (!in_turn) return;
+  }
+}
+
+void SessionCall::SendNow(Pending& command) {
+  const auto set_number = [&](auto& turn) {
+    mutex_.AssertHeld();
+    // What has begun goes on behind what came of it.
+    command.numbered = command.numbered || command.begun || !turn.has_after();
+    if (!command.numbered) return;
+    turn.clear_after();
+    if (knows_last_) turn.set_after(sequence_.last());
+  };
+  v1::SessionRequest& request = command.request;
+  if (MayResume() && request.has_generate()) set_number(*request.mutable_generate());
+  if (MayResume() && request.has_append()) set_number(*request.mutable_append());
+  command.sent = true;
+  stream_->Send(request);
+  if (!command.cancelled) return;
+  v1::SessionRequest cancel;
+  cancel.set_request_id(++last_id_);
+  cancel.mutable_cancel();
+  stream_->Send(std::move(cancel));
+}
+
+void SessionCall::Erase(std::map<uint64_t, Pending>::iterator command) {
+  if (command->second.request.has_generate()) {
+    // What has not entered by now never came to the server.
+    for (auto& [id, later] : pending_) later.unclear = false;
+  }
+  pending_.erase(command);
+  SendDue();
 }
 
 void SessionCall::Cancel() {
@@ -68,7 +122,8 @@ void SessionCall::Grant(int64_t tokens) {
 void SessionCall::Forget(uint64_t request_id) {
   absl::MutexLock lock(&mutex_);
   waiting_.erase(request_id);
-  pending_.erase(request_id);
+  const auto command = pending_.find(request_id);
+  if (command != pending_.end()) Erase(command);
 }
 
 bool SessionCall::Wait(uint64_t request_id, absl::Duration timeout) {
@@ -98,8 +153,7 @@ absl::StatusOr<v1::SessionResponse> SessionCall::Next(uint64_t request_id, absl:
     v1::SessionResponse event = std::move(queue.front());
     queue.pop_front();
     if (!event.has_error()) return event;
-    return absl::Status(static_cast<absl::StatusCode>(event.error().code()),
-                        event.error().message());
+    return StatusOf(event.error());
   } while (resume && Reopen(deadline));
   if (!status_->ok()) return *status_;
   return absl::UnavailableError("the session's stream has ended");
@@ -120,23 +174,11 @@ bool SessionCall::Reopen(absl::Time deadline) {
   StartStream();
   bool in_turn = false;
   for (auto& [id, command] : pending_) {
-    command.unclear = in_turn && command.request.has_append();
-    if (command.unclear) continue;
-    if (command.request.has_generate()) {
-      in_turn = true;
-      // The first one: the session as the server has it now may be older than what came from it.
-      const bool is_next = id == pending_.begin()->first && sequence_.last() > 0;
-      if (command.begun || is_next) {
-        command.request.mutable_generate()->set_after(sequence_.last());
-      }
-    }
-    stream_->Send(command.request);
-    if (!command.cancelled) continue;
-    v1::SessionRequest cancel;
-    cancel.set_request_id(++last_id_);
-    cancel.mutable_cancel();
-    stream_->Send(std::move(cancel));
+    command.again |= std::exchange(command.sent, false);
+    command.unclear = in_turn && command.again && command.request.has_append();
+    in_turn |= command.request.has_generate();
   }
+  SendDue();
   return true;
 }
 
@@ -161,26 +203,47 @@ int SessionCall::resumes() const {
   return attempt_ - 1;
 }
 
-void SessionCall::Settle(v1::SessionResponse& event) {
-  const auto command = pending_.find(event.request_id());
-  if (command == pending_.end()) return;
-  const bool of_turn = command->second.request.has_generate();
-  const auto unclear = std::find_if(pending_.begin(), pending_.end(),
-                                    [](const auto& entry) { return entry.second.unclear; });
-  command->second.begun = true;
-  if (event.has_appended() && of_turn) {
-    if (unclear == pending_.end()) return;
-    event.set_request_id(unclear->first);  // it had entered
-    pending_.erase(unclear);
-  } else if (event.has_finished() && of_turn) {
-    // What has not entered by now never came to the server.
-    for (auto& [id, later] : pending_) {
-      if (std::exchange(later.unclear, false)) stream_->Send(later.request);
-    }
-    pending_.erase(command);
-  } else if (!event.has_started() && !event.has_tokens() && !event.has_heartbeat()) {
-    pending_.erase(command);
+std::optional<uint64_t> SessionCall::last_sequence() const {
+  absl::MutexLock lock(&mutex_);
+  if (!knows_last_ || !pending_.empty()) return std::nullopt;
+  return sequence_.last();
+}
+
+bool SessionCall::Settle(v1::SessionResponse& event) {
+  const auto found = pending_.find(event.request_id());
+  if (found == pending_.end()) return true;
+  Pending& command = found->second;
+  const std::optional<uint64_t> after = AfterOf(command.request);
+  const absl::Status error = event.has_error() ? StatusOf(event.error()) : absl::OkStatus();
+  if (absl::IsAborted(error) && !BrokeOff(error) && after.has_value() && command.numbered &&
+      !command.again && !command.begun) {
+    // Only its number was wrong, and it was not done: the turn that it was meant to enter has ended
+    // meanwhile, or somebody else used the session.
+    if (*after == sequence_.last()) knows_last_ = false;
+    command.sent = false;
+    SendDue();
+    return false;
   }
+  command.begun = true;
+  if (event.has_appended() && command.request.has_generate()) {
+    const auto unclear = std::find_if(pending_.begin(), pending_.end(),
+                                      [](const auto& entry) { return entry.second.unclear; });
+    if (unclear == pending_.end()) return true;
+    event.set_request_id(unclear->first);  // it had entered
+    Erase(unclear);
+  } else if (!event.has_started() && !event.has_tokens() && !event.has_heartbeat()) {
+    Erase(found);
+  }
+  return true;
+}
+
+void SessionCall::TakeOpened(const v1::SessionOpened& opened) {
+  open_.set_session_id(opened.session_id());
+  // Later on, events of what is pending may be among those that the server counts.
+  if (sequence_.last() > 0 || !pending_.empty() || opened.turn_active()) return;
+  if (open_.has_resume_after()) return;
+  sequence_ = SequenceCheck(opened.last_sequence());
+  knows_last_ = true;
 }
 
 void SessionCall::OnEvent(int attempt, v1::SessionResponse event) {
@@ -191,11 +254,14 @@ void SessionCall::OnEvent(int attempt, v1::SessionResponse event) {
   broken_ =
       sequence_.Accept(event.sequence(), numbers, event.has_started() || event.has_appended());
   if (!broken_.ok()) return stream_->Abort();
-  if (event.sequence() > 0) retries_.Progress();
+  if (event.sequence() > 0) {
+    retries_.Progress();
+    knows_last_ = true;
+  }
   if (event.has_tokens()) owed_ += numbers;
-  if (event.has_opened()) open_.set_session_id(event.opened().session_id());
+  if (event.has_opened()) TakeOpened(event.opened());
   ended_ = ended_ || event.has_ended();
-  Settle(event);
+  if (!Settle(event)) return;
   const auto queue = waiting_.find(event.request_id());
   if (queue != waiting_.end() && !event.has_heartbeat()) queue->second.push_back(std::move(event));
 }

@@ -24,7 +24,15 @@ namespace gma::client {
 // A stream that broke off is followed by another one when the session outlives it
 // (SessionOpen.keep) and the client wants that: whoever waits for an event opens it, and the
 // commands that have no answer yet are sent again. Their request keys make them the same turns; the
-// events of a turn go on behind the last one that came. THREADS: any; at most one waits in Next.
+// events of a turn go on behind the last one that came.
+//
+// The server can tell by its key whether the session's last turn is a command's, and by `after`
+// whether the session is where the command was meant for. So that this is enough for each of them:
+// what would be a turn behind an Append that has no answer yet waits for that here, and input that
+// enters an answer has `after` too, so that it is not fed behind an end that was not seen; it is
+// then refused, and sent again behind that end.
+//
+// THREADS: any; at most one waits in Next.
 class SessionCall : public std::enable_shared_from_this<SessionCall> {
  public:
   SessionCall(const StreamEnvironment& env, v1::SessionOpen open);
@@ -55,12 +63,18 @@ class SessionCall : public std::enable_shared_from_this<SessionCall> {
   bool over() const ABSL_LOCKS_EXCLUDED(mutex_);
   // Streams after the first.
   int resumes() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Number of the session's last event, as far as it can be known from here: `after` of a command
+  // that would be sent now.
+  std::optional<uint64_t> last_sequence() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   using EventQueue = std::deque<v1::SessionResponse>;
   // A command that has not been answered to its end.
   struct Pending {
     v1::SessionRequest request;
+    bool sent = false;       // on the present stream
+    bool again = false;      // on an earlier one: it may have been done there
+    bool numbered = false;   // its `after` is from here, not the caller's
     bool begun = false;      // a generate: an event of its turn came
     bool cancelled = false;  // a generate
     // An append that was on its way into a turn when the stream broke off. Whether it entered is
@@ -69,11 +83,17 @@ class SessionCall : public std::enable_shared_from_this<SessionCall> {
   };
 
   void StartStream() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Sends the commands whose turn it is.
+  void SendDue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SendNow(Pending& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Nothing more is to come of `command`, or wanted of it.
+  void Erase(std::map<uint64_t, Pending>::iterator command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnEvent(int attempt, v1::SessionResponse event) ABSL_LOCKS_EXCLUDED(mutex_);
   void OnOver(int attempt, absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+  void TakeOpened(const v1::SessionOpened& opened) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes note of what the event means for commands that have no answer yet; may give it to another
-  // of them than it names.
-  void Settle(v1::SessionResponse& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // of them than it names. False: it is nobody's, as the command it answers is sent once more.
+  bool Settle(v1::SessionResponse& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MayResume() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return env_.resume_for > absl::ZeroDuration() && open_.keep() && !aborted_ && !ended_;
   }
@@ -96,6 +116,8 @@ class SessionCall : public std::enable_shared_from_this<SessionCall> {
   std::map<uint64_t, EventQueue> waiting_ ABSL_GUARDED_BY(mutex_);  // likewise
   int64_t owed_ ABSL_GUARDED_BY(mutex_) = 0;  // tokens that came and were not granted again
   SequenceCheck sequence_ ABSL_GUARDED_BY(mutex_);
+  // The last event seen is the session's last one, unless what is pending has made more.
+  bool knows_last_ ABSL_GUARDED_BY(mutex_) = false;
   Retries retries_ ABSL_GUARDED_BY(mutex_);
   bool aborted_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;                  // the server's polite end was read

@@ -73,14 +73,19 @@ absl::StatusOr<GenerateSpec> ConvertAnswer(const v1::Input& input,
   return spec;
 }
 
-// What makes a turn on a session happen once.
 template <typename Request>
-absl::Status ConvertOnce(const Request& request, GenerateSpec& spec) {
+absl::Status ConvertAfter(const Request& request, std::optional<int64_t>& after) {
+  if (!request.has_after()) return absl::OkStatus();
+  GMA_ASSIGN_OR_RETURN(after, ConvertAfter(request.after()));
+  return absl::OkStatus();
+}
+
+// What makes a turn on a session happen once.
+template <typename Request, typename Spec>
+absl::Status ConvertOnce(const Request& request, Spec& spec) {
   GMA_RETURN_IF_ERROR(CheckLimit(limits::kRequestKey, request.request_key().size()));
   spec.request_key = request.request_key();
-  if (!request.has_after()) return absl::OkStatus();
-  GMA_ASSIGN_OR_RETURN(spec.after, ConvertAfter(request.after()));
-  return absl::OkStatus();
+  return ConvertAfter(request, spec.after);
 }
 
 }  // namespace
@@ -187,25 +192,25 @@ absl::StatusOr<ResumeSpec> ConvertResume(const v1::ResumeRequest& request) {
 absl::StatusOr<AppendSpec> ConvertAppend(const v1::AppendRequest& request,
                                          const ServedModel& model) {
   GMA_ASSIGN_OR_RETURN(const SessionId session, ConvertSessionId(request.session_id()));
-  GMA_RETURN_IF_ERROR(CheckLimit(limits::kRequestKey, request.request_key().size()));
-  GMA_ASSIGN_OR_RETURN(InputTokens input, ConvertInput(request.input(), model, /*required=*/true));
-  return AppendSpec{.owner = {},
-                    .session = session,
-                    .input = std::move(input),
-                    .wait_if_busy = request.wait_if_busy(),
-                    .request_key = request.request_key()};
+  AppendSpec spec{
+      .owner = {}, .session = session, .input = {}, .wait_if_busy = request.wait_if_busy()};
+  GMA_RETURN_IF_ERROR(ConvertOnce(request, spec));
+  GMA_ASSIGN_OR_RETURN(spec.input, ConvertInput(request.input(), model, /*required=*/true));
+  return spec;
 }
 
 absl::StatusOr<ConvertedAppend> ConvertSessionAppend(const v1::SessionAppend& request,
                                                      const ServedModel& model) {
-  GMA_RETURN_IF_ERROR(CheckLimit(limits::kRequestKey, request.request_key().size()));
-  GMA_ASSIGN_OR_RETURN(InputTokens input, ConvertInput(request.input(), model, /*required=*/true));
-  return ConvertedAppend{.input = std::move(input), .request_key = request.request_key()};
+  ConvertedAppend append;
+  GMA_RETURN_IF_ERROR(ConvertOnce(request, append));
+  GMA_ASSIGN_OR_RETURN(append.input, ConvertInput(request.input(), model, /*required=*/true));
+  return append;
 }
 
 absl::StatusOr<RewindSpec> ConvertRewind(const v1::RewindRequest& request) {
   GMA_ASSIGN_OR_RETURN(const SessionId session, ConvertSessionId(request.session_id()));
   RewindSpec spec{.owner = {}, .session = session, .target = int64_t{0}};
+  GMA_RETURN_IF_ERROR(ConvertAfter(request, spec.after));
   switch (request.target_case()) {
     case v1::RewindRequest::kCheckpoint:
       GMA_RETURN_IF_ERROR(CheckLimit(limits::kRewindCheckpoint, request.checkpoint().size()));

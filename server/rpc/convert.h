@@ -37,6 +37,7 @@ struct ConvertedOpen {
 struct ConvertedAppend {
   InputTokens input;
   std::string request_key;
+  std::optional<int64_t> after;
 };
 
 // A caller's name or id as a message shows it: quoted, escaped, cut when it is long. Never for

@@ -182,7 +182,7 @@ void SessionCall::TakeAppend(uint64_t request_id, ConvertedAppend append) {
 
 void SessionCall::TakeCancel(uint64_t request_id, Cancel cancel) {
   if (cancel.input.has_value()) {
-    return HandOn(request_id, {.input = *std::move(cancel.input), .request_key = {}},
+    return HandOn(request_id, {.input = *std::move(cancel.input), .request_key = {}, .after = {}},
                   &Engine::CancelAndAppend);
   }
   // A Cancel that crosses the end of its turn on the way is no mistake of the client.
@@ -196,6 +196,7 @@ void SessionCall::HandOn(uint64_t request_id, ConvertedAppend append, AppendCall
                   .input = std::move(append.input),
                   .deadline = DeadlineOf(*context_, env_.clock),
                   .request_key = std::move(append.request_key),
+                  .after = append.after,
                   .turn = stream_,
                   .request_id = request_id};
   (env_.engine.*call)(std::move(spec), Callback([request_id](SessionCall& self, auto info) {

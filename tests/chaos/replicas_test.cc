@@ -11,11 +11,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/lib/client.h"
+#include "client/lib/session_call.h"
 #include "gma/v1/generation.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "tests/chaos/load.h"
+#include "tests/chaos/pair.h"
 #include "tests/support/status_matchers.h"
 
 namespace gma::chaos {
@@ -25,8 +27,6 @@ using ::gma::testing::IsOk;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-constexpr absl::Duration kPatience = absl::Seconds(60);
-
 template <typename Condition>
 bool Eventually(const Condition& condition, absl::Duration timeout = kPatience) {
   const absl::Time end = absl::Now() + timeout;
@@ -35,13 +35,6 @@ bool Eventually(const Condition& condition, absl::Duration timeout = kPatience) 
     absl::SleepFor(absl::Milliseconds(20));
   }
   return true;
-}
-
-std::unique_ptr<client::Client> NewClient(const std::string& address) {
-  client::ClientOptions options;
-  options.address = address;
-  options.resume_for = kPatience;
-  return *client::Client::Create(options);
 }
 
 class ReplicasTest : public ::testing::Test {
@@ -135,64 +128,6 @@ TEST_F(ReplicasTest, AListOfAddressesDoesWithoutAProxy) {
   EXPECT_THAT(load->faults(), IsEmpty());
 }
 
-// One session, a turn at a time, with the same on the reference beside it.
-class Pair {
- public:
-  Pair(const std::string& address, Replicas& replicas)
-      : client_(NewClient(address)), reference_(NewClient(replicas.reference().address())) {
-    id_ = Open(*client_);
-    reference_id_ = Open(*reference_);
-  }
-
-  // A turn on both; what they say must be the same.
-  absl::Status Turn() {
-    const absl::StatusOr<std::string> said = Turn(*client_, id_, last_);
-    if (!said.ok()) return said.status();
-    const absl::StatusOr<std::string> right = Turn(*reference_, reference_id_, reference_last_);
-    if (!right.ok()) return right.status();
-    ++turns_;
-    if (*said == *right) return absl::OkStatus();
-    return absl::InternalError(absl::StrCat(*said, " is not ", *right));
-  }
-  // Asks another server, from here on.
-  void Use(const std::string& address) { client_ = NewClient(address); }
-  client::Client& client() { return *client_; }
-  const std::string& id() const { return id_; }
-  uint64_t last() const { return last_; }
-
- private:
-  static std::string Open(client::Client& client) {
-    const auto info = client.CreateSession({});
-    EXPECT_THAT(info, IsOk());
-    return info.ok() ? info->session_id() : "";
-  }
-  absl::StatusOr<std::string> Turn(client::Client& client, const std::string& id, uint64_t& last) {
-    v1::GenerateRequest request;
-    request.set_session_id(id);
-    request.mutable_input()->set_text(absl::StrCat("And ", turns_, "? "));
-    request.mutable_sampling()->set_temperature(1);
-    request.mutable_sampling()->set_seed(static_cast<uint64_t>(turns_));
-    request.mutable_stop()->set_max_tokens(20);
-    request.mutable_stop()->set_ignore_eos(true);
-    request.set_after(last);
-    const auto answer = client.Generate(request);
-    std::string said;
-    for (;;) {
-      const auto piece = answer->Next();
-      if (!piece.ok()) return piece.status();
-      if (!piece->has_value()) break;
-      for (const v1::Token& token : (*piece)->tokens) absl::StrAppend(&said, token.id(), " ");
-    }
-    last = answer->last_sequence();
-    return said;
-  }
-
-  std::unique_ptr<client::Client> client_, reference_;
-  std::string id_, reference_id_;
-  uint64_t last_ = 0, reference_last_ = 0;
-  int turns_ = 0;
-};
-
 TEST_F(ReplicasTest, AnOwnerThatWasFrozenCanWriteNothing) {
   Pair pair(replicas_.replica(0).address(), replicas_);
   ASSERT_THAT(pair.Turn(), IsOk());
@@ -249,6 +184,80 @@ TEST_F(ReplicasTest, AServerThatHadTheSessionBeforeAsksForItAgain) {
       EXPECT_EQ(info->last_sequence(), pair.last());
     }
   }
+}
+
+TEST_F(ReplicasTest, AppendsAndRewindsHappenWhereTheyWereMeantTo) {
+  Pair pair(replicas_.replica(0).address(), replicas_);
+  ASSERT_THAT(pair.Turn(), IsOk());
+  const uint64_t last = pair.last();
+  // A server that has an older state, or none, goes on from the newer one.
+  pair.Use(replicas_.replica(1).address());
+  auto info = pair.Append(last);
+  ASSERT_THAT(info, IsOk());
+  EXPECT_EQ(info->last_sequence(), last + 1);
+  const int64_t tokens = info->context_tokens();
+  pair.Use(replicas_.replica(0).address());
+  ASSERT_THAT(pair.Append(last + 1), IsOk());
+  pair.Use(replicas_.replica(1).address());
+  info = pair.Rewind(tokens, last + 2);
+  ASSERT_THAT(info, IsOk());
+  EXPECT_EQ(info->context_tokens(), tokens);
+  // A copy that comes late does nothing, wherever it comes to.
+  for (const size_t i : {0, 1, 2}) {
+    pair.Use(replicas_.replica(i).address());
+    for (const auto& late : {pair.Append(last), pair.Rewind(3, last + 1)}) {
+      EXPECT_EQ(late.status().code(), absl::StatusCode::kAborted) << late.status();
+      EXPECT_THAT(std::string(late.status().message()), HasSubstr("used in between"));
+    }
+    info = pair.client().GetSession(pair.id());
+    ASSERT_THAT(info, IsOk());
+    EXPECT_EQ(info->last_sequence(), last + 2);
+    EXPECT_EQ(info->context_tokens(), tokens);
+  }
+}
+
+// Commands of a stream that nobody waits for one by one, and what the server's end does to them.
+TEST_F(ReplicasTest, AppendsThatWereOnTheirWayToOneKilledAreFedOnce) {
+  std::vector<std::unique_ptr<client::Target>> servers;
+  for (const size_t i : {0, 1}) {
+    servers.push_back(std::make_unique<client::Target>(
+        grpc::CreateChannel(replicas_.replica(i).address(), grpc::InsecureChannelCredentials())));
+  }
+  client::Targets targets(std::move(servers));
+  client::StreamCount streams;
+  const std::string no_key;
+  v1::SessionOpen open;
+  open.set_keep(true);
+  const auto call = client::SessionCall::Start({targets, no_key, streams, kPatience}, open);
+  const auto opened = call->Next(client::SessionCall::kOpenId, kPatience);
+  ASSERT_THAT(opened, IsOk());
+  int64_t tokens = 0;
+  for (const size_t round : {0, 1, 0}) {
+    std::vector<uint64_t> ids;
+    for (int32_t i = 0; i < 20; ++i) {
+      v1::SessionRequest append;
+      append.mutable_append()->mutable_input()->mutable_tokens()->add_ids(5 + i);
+      ids.push_back(call->Send(append));
+      if (i == 10) replicas_.replica(round).process().Kill();
+    }
+    for (const uint64_t id : ids) {
+      const auto event = call->Next(id, kPatience);
+      ASSERT_THAT(event, IsOk());
+      ASSERT_EQ(event->appended().context_tokens(), ++tokens);
+      call->Forget(id);
+    }
+    replicas_.replica(round).process().Start();
+    ASSERT_THAT(replicas_.replica(round).WaitUntilServing(), IsOk());
+  }
+  EXPECT_GT(call->resumes(), 0);
+  EXPECT_EQ(call->last_sequence(), static_cast<uint64_t>(tokens));
+  const auto info =
+      NewClient(replicas_.replica(2).address())->GetSession(opened->opened().session_id());
+  ASSERT_THAT(info, IsOk());
+  EXPECT_EQ(info->context_tokens(), tokens);
+  EXPECT_EQ(info->last_sequence(), static_cast<uint64_t>(tokens));
+  call->Abort();
+  streams.WaitForNone();
 }
 
 TEST_F(ReplicasTest, RedisThatIsDeadHangsOrIsFullHoldsUpNobodyAndShows) {
@@ -308,9 +317,11 @@ TEST_F(ReplicasTest, ARedisWithAnOldStateIsSeenThrough) {
                  "string.sub(key, 5)) end",
                  "0"});
   pair.Use(replicas_.replica(1).address());
-  const absl::Status status = pair.Turn();
-  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("older than what the client"));
+  for (const absl::Status& status :
+       {pair.Append(pair.last()).status(), pair.Rewind(1, pair.last()).status(), pair.Turn()}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("older than what the client"));
+  }
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ void FuzzSession(std::string_view bytes, const ServedModel& model) {
   CheckGenerate(ConvertSessionGenerate(request.generate(), model, 1));
   if (auto append = ConvertSessionAppend(request.append(), model); append.ok()) {
     CheckTokens(append->input);
-    GMA_CHECK(append->request_key.size() <= 64);
+    GMA_CHECK(append->request_key.size() <= 64 && append->after.value_or(0) >= 0);
   }
   if (const auto open = ConvertOpen(request.open(), model); open.ok()) {
     GMA_CHECK(open->initial_credit >= 1 && open->initial_credit <= kMaxCredit);
@@ -64,6 +64,7 @@ void FuzzOther(std::string_view bytes, const ServedModel& model) {
   if (Parse(bytes, append)) {
     if (auto converted = ConvertAppend(append, model); converted.ok()) {
       CheckTokens(converted->input);
+      GMA_CHECK(converted->request_key.size() <= 64 && converted->after.value_or(0) >= 0);
     }
   }
   v1::ResumeRequest resume;
@@ -75,6 +76,7 @@ void FuzzOther(std::string_view bytes, const ServedModel& model) {
     if (const auto spec = ConvertRewind(rewind); spec.ok()) {
       const auto* tokens = std::get_if<int64_t>(&spec->target);
       GMA_CHECK(tokens == nullptr || *tokens >= 0);
+      GMA_CHECK(spec->after.value_or(0) >= 0);
       const auto* name = std::get_if<std::string>(&spec->target);
       GMA_CHECK(name == nullptr || (!name->empty() && name->size() <= 64));
     }

@@ -1,13 +1,16 @@
 // The client library on a network that cuts its connections after random numbers of bytes: every
 // answer is the undisturbed one, and nothing is fed, lost or repeated behind the application's
 // back.
+#include <algorithm>
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/lib/client.h"
+#include "client/lib/session_call.h"
 #include "gtest/gtest.h"
 #include "tests/integration/server_fixture.h"
 #include "tests/support/status_matchers.h"
@@ -165,6 +168,135 @@ TEST_F(ClientResumeTest, AConversationOnAStream) {
   const auto tokens = (*session)->End();
   ASSERT_THAT(tokens, IsOk());
   EXPECT_EQ(*tokens, static_cast<int64_t>(all.size()));
+}
+
+// Commands that nobody waits for one by one: what several threads of an application give.
+class OutstandingTest : public ClientResumeTest {
+ protected:
+  OutstandingTest() {
+    cutting_ = false;
+    v1::SessionOpen open;
+    open.set_keep(true);
+    open.set_initial_credit(32);
+    call_ = client::SessionCall::Start({targets_, no_key_, streams_, absl::Seconds(60)}, open);
+    const auto opened = call_->Next(client::SessionCall::kOpenId, absl::Seconds(60));
+    EXPECT_THAT(opened, IsOk());
+    cutting_ = true;
+    proxy_->CutAll();
+  }
+  ~OutstandingTest() override {
+    call_->Abort();
+    streams_.WaitForNone();
+  }
+
+  std::vector<std::unique_ptr<client::Target>> OneTarget() const {
+    std::vector<std::unique_ptr<client::Target>> targets;
+    targets.push_back(std::make_unique<client::Target>(grpc::CreateChannel(
+        absl::StrCat("127.0.0.1:", proxy_->port()), grpc::InsecureChannelCredentials())));
+    return targets;
+  }
+  uint64_t Append(const std::vector<int32_t>& ids) {
+    v1::SessionRequest request;
+    *request.mutable_append()->mutable_input() = Tokens(ids);
+    return call_->Send(request);
+  }
+  uint64_t Generate(int64_t tokens) {
+    const v1::GenerateRequest request = GreedyRequest({9}, tokens);
+    v1::SessionRequest command;
+    *command.mutable_generate()->mutable_input() = request.input();
+    *command.mutable_generate()->mutable_sampling() = request.sampling();
+    *command.mutable_generate()->mutable_stop() = request.stop();
+    return call_->Send(command);
+  }
+  v1::SessionResponse Next(uint64_t id) {
+    auto event = call_->Next(id, absl::Seconds(60));
+    EXPECT_THAT(event, IsOk());
+    return event.ok() ? *std::move(event) : v1::SessionResponse();
+  }
+  // Reads until the answer has so many tokens more, or to its end: then false.
+  bool ReadOn(uint64_t id, size_t tokens, std::vector<int32_t>& drawn) {
+    const size_t until = drawn.size() + tokens;
+    while (drawn.size() < until) {
+      const v1::SessionResponse event = Next(id);
+      for (const v1::Token& token : event.tokens().tokens()) drawn.push_back(token.id());
+      if (event.has_tokens()) call_->Grant(event.tokens().tokens_size());
+      if (event.has_finished() || event.event_case() == v1::SessionResponse::EVENT_NOT_SET) break;
+    }
+    return drawn.size() >= until;
+  }
+  std::vector<int32_t> ReadAnswer(uint64_t id) {
+    std::vector<int32_t> drawn;
+    while (ReadOn(id, 1000, drawn)) {
+    }
+    call_->Forget(id);
+    return drawn;
+  }
+
+  client::Targets targets_{OneTarget()};
+  const std::string no_key_;
+  client::StreamCount streams_;
+  std::shared_ptr<client::SessionCall> call_;
+};
+
+TEST_F(OutstandingTest, AppendsAreFedOnceAndInTheirOrder) {
+  std::vector<int32_t> all;
+  while (proxy_->cuts() < kCuts) {
+    std::vector<uint64_t> ids;
+    for (int32_t i = 0; i < 6; ++i) {
+      const std::vector<int32_t> input = {static_cast<int32_t>(all.size() % kFakeVocab), i};
+      ids.push_back(Append(input));
+      Add(all, input);
+    }
+    int64_t tokens = static_cast<int64_t>(all.size()) - 12;
+    for (const uint64_t id : ids) {
+      ASSERT_EQ(Next(id).appended().context_tokens(), tokens += 2);
+      call_->Forget(id);
+    }
+  }
+  EXPECT_GT(call_->resumes(), 0);
+  EXPECT_EQ(*call_->last_sequence(), all.size() / 2);
+  all.push_back(9);
+  EXPECT_EQ(ReadAnswer(Generate(200)), OracleTokens(all, 200));
+}
+
+TEST_F(OutstandingTest, InputEntersItsAnswerOrComesBehindItOnce) {
+  constexpr int32_t kGap = -1;
+  constexpr size_t kTokens = 40;
+  std::vector<int32_t> all;
+  int behind = 0, within = 0;
+  while (proxy_->cuts() < kCuts) {
+    const size_t before = all.size();
+    const uint64_t id = Generate(kTokens);
+    bool goes_on = true;
+    std::vector<int32_t> drawn;
+    std::vector<std::pair<uint64_t, int32_t>> inputs;
+    for (int32_t i = 0; i < 5; ++i) {
+      inputs.emplace_back(Append({9, i, i}), i);
+      // The last ones come when the server has the answer's end on its way.
+      if (goes_on && random_() % 2 == 0) goes_on = ReadOn(id, random_() % 20, drawn);
+    }
+    if (goes_on) Add(drawn, ReadAnswer(id));
+    ASSERT_EQ(drawn.size(), kTokens);
+    // The inputs stand where their events say, and what was drawn between them.
+    all.resize(before + 1 + kTokens + 15, kGap);
+    all[before] = 9;
+    for (const auto& [request_id, i] : inputs) {
+      const v1::SessionResponse event = Next(request_id);
+      call_->Forget(request_id);
+      const auto at = static_cast<size_t>(event.appended().context_tokens() - 3);
+      ASSERT_LE(at + 3, all.size());
+      for (const size_t k : {0, 1, 2}) ASSERT_EQ(all[at + k], kGap);
+      all[at] = 9;
+      all[at + 1] = all[at + 2] = i;
+      (at >= before + 1 + kTokens ? behind : within)++;
+    }
+    for (const int32_t token : drawn) *std::find(all.begin(), all.end(), kGap) = token;
+  }
+  EXPECT_GT(call_->resumes(), 0);
+  EXPECT_GT(behind, 0);
+  EXPECT_GT(within, 0);
+  all.push_back(9);
+  EXPECT_EQ(ReadAnswer(Generate(200)), OracleTokens(all, 200));
 }
 
 TEST_F(ClientResumeTest, ResumeByItself) {

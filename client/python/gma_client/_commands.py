@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from gma_client import _convert
 from gma_client._answer import SequenceCheck
 from gma_client._proto import common_pb2, generation_pb2
 from gma_client._resume import Retries, broke_off, request_key
-from gma_client.errors import GmaError, error_of_number, make_error
+from gma_client.errors import GmaError, error_of_number
 from gma_client.types import Interjection
 
 OPEN_ID = 1  # request id of `open`
@@ -21,21 +20,46 @@ _CREDIT = 256  # tokens on the way to a session's reader that was not asked for
 
 @dataclass
 class Outcome:
-    """What an event means to the one who waits."""
+    """What an event means to the one who waits, who first sends `send`."""
 
     is_mine: bool = False
     send: list[generation_pb2.SessionRequest] = field(default_factory=list)
-    # The stream is another one: `resend` is what it needs. A server that recovered may be behind
-    # what came from it before; then it first has to run the last turn again, to this number.
-    is_reopened: bool = False
-    catch_up: int | None = None
+    error: GmaError | None = None  # the answer to the command that is waited for
+
+
+@dataclass
+class _Command:
+    """A command that has no (whole) answer yet."""
+
+    request: generation_pb2.SessionRequest
+    interjection: Interjection | None = None  # of input for an answer that runs
+    is_sent: bool = False  # on the present stream
+    again: bool = False  # on an earlier one: it may have been done there
+    begun: bool = False  # an event that answers it came
+    cancelled: bool = False
+    # Input that was on its way into an answer when the stream broke off: whether it entered is seen
+    # in the rest of the answer.
+    unclear: bool = False
+
+    @property
+    def generates(self) -> bool:
+        return self.request.HasField("generate")
+
+    @property
+    def turn(self) -> generation_pb2.SessionGenerate | generation_pb2.SessionAppend | None:
+        """What has a key and a number."""
+        kind = self.request.WhichOneof("command")
+        return getattr(self.request, kind) if kind in ("generate", "append") else None
 
 
 class Commands:
     """What has no (whole) answer yet, and what it takes to go on with it on another stream.
 
-    Commands that begin a turn have a key, so that one that is sent again is the same turn; the
-    events of an answer go on behind the last one that came.
+    Commands that begin a turn have a key, so that one that is sent again is the same turn, and say
+    which event of the session they follow (`after`); the events of an answer go on behind the last
+    one that came. What would be a turn behind input that has no answer yet waits for that here, as
+    the server knows the key of the last turn alone. Input that crosses the end of its answer is
+    refused, for it does not know of that end, and sent again behind it.
     """
 
     def __init__(self, open_: generation_pb2.SessionOpen, resume_for: float) -> None:
@@ -47,21 +71,29 @@ class Commands:
         self._credit = open_.initial_credit
         self._owed = 0  # tokens that came and were not granted again
         self._check = SequenceCheck()
+        # The last event seen is the session's, unless what is pending has made more.
+        self._knows_last = False
         self._last_id = OPEN_ID
         self._is_open = False
-        self._pending: generation_pb2.SessionRequest | None = None
-        self._begun = False  # an event that answers `_pending` came
-        self._cancelled = False
-        self._interjections: dict[int, tuple[generation_pb2.SessionRequest, Interjection]] = {}
-        # The stream broke off: whether they entered is seen in the rest of the answer.
-        self._unclear = False
-        self._is_ready = True  # commands can be sent now; else `resend` has them
+        self._pending: dict[int, _Command] = {}  # by request id, in their order
+        self._is_ready = True  # commands can be sent now; else they are once the stream is open
 
-    def begin(self, request: generation_pb2.SessionRequest) -> generation_pb2.SessionRequest:
-        """A command whose events will be waited for; the one before has all of its."""
-        self._pending = self._number(request)
-        self._begun = self._cancelled = False
-        return request
+    @property
+    def last_sequence(self) -> int | None:
+        """Number of the session's last event; None where it cannot be known from here."""
+        return self._check.last if self._knows_last and not self._pending else None
+
+    def begin(
+        self, request: generation_pb2.SessionRequest
+    ) -> tuple[int, list[generation_pb2.SessionRequest]]:
+        """A command whose events will be waited for; its request id, and what is to be sent.
+
+        The one before has all of its events, or failed.
+        """
+        for request_id, command in list(self._pending.items()):
+            if command.interjection is None:
+                self._remove(request_id)
+        return self._add(_Command(request)), self._due()
 
     def interject(
         self, source: common_pb2.Input
@@ -69,31 +101,18 @@ class Commands:
         """Input that enters the answer that runs, and what is to be sent."""
         request = generation_pb2.SessionRequest(append=generation_pb2.SessionAppend(input=source))
         interjection = Interjection()
-        self._interjections[self._number(request).request_id] = (request, interjection)
-        return interjection, [request] if self._is_ready else []
+        self._add(_Command(request, interjection))
+        return interjection, self._due()
 
     def cancel(self) -> list[generation_pb2.SessionRequest]:
         """Ends the answer that runs; returns what is to be sent."""
-        self._cancelled = True
+        for command in self._pending.values():
+            command.cancelled = command.generates
         return [_CANCEL] if self._is_ready else []
-
-    def resend(self) -> list[generation_pb2.SessionRequest]:
-        """What has no answer yet, for a stream that was opened again."""
-        self._is_ready = True
-        pending = self._pending
-        interjected = [request for request, _ in self._interjections.values()]
-        if pending is None:
-            return interjected
-        if not pending.HasField("generate"):
-            return [pending]
-        self._unclear = bool(interjected)
-        if self._begun:
-            pending.generate.after = self._check.last
-        return [pending, *([_CANCEL] if self._cancelled else [])]
 
     def outstanding(self) -> int | None:
         """Request id of an interjection of which nothing was heard."""
-        return next(iter(self._interjections), None)
+        return next((id for id, one in self._pending.items() if one.interjection), None)
 
     def grant(self, at_end: bool) -> generation_pb2.SessionRequest | None:
         """Grants what was read again, while half of it still flows and when the answer is over."""
@@ -120,18 +139,25 @@ class Commands:
         pause = self.retries.pause(error)
         self.resumes += 1
         self._is_ready = False
+        in_turn = False
+        for command in self._pending.values():
+            command.again |= command.is_sent
+            command.is_sent = False
+            command.unclear = in_turn and command.again
+            in_turn |= command.generates
         return pause
 
     def accept(self, event: generation_pb2.SessionResponse, waiting_for: int) -> Outcome:
         """Takes the next event.
 
         Raises:
-            GmaError: the answer to command `waiting_for`; or DataLossError, of the stream.
+            DataLossError: the stream has lost events.
         """
         self._check.accept(event)
         kind = event.WhichOneof("event")
         if event.sequence:
             self.retries.progress()
+            self._knows_last = True
         if kind == "heartbeat":
             return Outcome()
         if kind == "tokens":
@@ -139,67 +165,104 @@ class Commands:
         if kind == "opened":
             return self._opened(event.opened)
         outcome = Outcome(is_mine=event.request_id == waiting_for)
-        of_pending = self._pending is not None and event.request_id == self._pending.request_id
-        if event.request_id in self._interjections:
-            self._settle(event.request_id, event)
+        error = error_of_number(event.error.code, event.error.message) if kind == "error" else None
+        command = self._pending.get(event.request_id)
+        if command is not None:
+            if error is not None and self._is_undone(command, error):
+                return Outcome(send=self._due())
             # What a stop string held back comes with it, so the answer's reader wants it.
             outcome.is_mine |= kind == "appended" and self._generates(waiting_for)
-            return outcome
-        if of_pending:
-            self._begun = True
-            if kind == "appended" and self._generates(waiting_for):
-                self._settle_unclear(event)
-            elif kind not in ("started", "tokens"):
-                self._pending = None
-                if self._unclear:  # what has not entered by now never came to the server
-                    outcome.send = [request for request, _ in self._interjections.values()]
-                    self._unclear = False
-        if outcome.is_mine and kind == "error":
-            raise error_of_number(event.error.code, event.error.message)
+            self._settle(event, command)
+            outcome.send = self._due()
+        if outcome.is_mine and (command is None or command.interjection is None):
+            outcome.error = error
         return outcome
 
     def _opened(self, opened: generation_pb2.SessionOpened) -> Outcome:
-        if not self._is_open:
-            self._is_open = True
+        is_first, self._is_open, self._is_ready = not self._is_open, True, True
+        if is_first:
             self.open.session_id = opened.session_id
-            return Outcome(is_mine=True)
-        outcome = Outcome(is_reopened=True)
-        if self._begun and self._pending is not None and self._pending.HasField("generate"):
-            return outcome  # the server looks by itself whether it has all of it
-        last = self._check.last
-        if opened.last_sequence < last and not opened.turn_active:
-            raise make_error(
-                grpc.StatusCode.DATA_LOSS,
-                "the session's state is older than what came from it: its last event is "
-                f"{opened.last_sequence}, not {last}",
-            )
-        if opened.last_sequence < last:
-            outcome.catch_up = last
-        return outcome
+            if not opened.turn_active:
+                self._check = SequenceCheck(opened.last_sequence)
+                self._knows_last = True
+        return Outcome(is_mine=is_first, send=self._due())
+
+    def _due(self) -> list[generation_pb2.SessionRequest]:
+        """The commands whose turn it is to be sent."""
+        due: list[generation_pb2.SessionRequest] = []
+        in_turn = False
+        for command in self._pending.values() if self._is_ready else ():
+            if command.unclear:
+                break
+            if not command.is_sent:
+                command.is_sent = True
+                self._set_number(command)
+                due += [command.request, *([_CANCEL] if command.cancelled else [])]
+            in_turn |= command.generates
+            if not in_turn:
+                break
+        return due
+
+    def _set_number(self, command: _Command) -> None:
+        if command.turn is None or not self._resumes:
+            return
+        command.turn.ClearField("after")
+        if self._knows_last:
+            command.turn.after = self._check.last
+
+    def _is_undone(self, command: _Command, error: GmaError) -> bool:
+        """Whether only the number of a command was wrong, which is then sent again.
+
+        The answer that it was meant to enter has ended meanwhile, or somebody else used the
+        session.
+        """
+        tried = command.again or command.begun or command.turn is None
+        if tried or not command.turn.HasField("after"):
+            return False
+        if error.code is not grpc.StatusCode.ABORTED or broke_off(error):
+            return False
+        if command.turn.after == self._check.last:
+            self._knows_last = False
+        command.is_sent = False
+        return True
+
+    def _settle(self, event: generation_pb2.SessionResponse, command: _Command) -> None:
+        kind = event.WhichOneof("event")
+        if kind == "appended" and command.generates:
+            # It had entered before the stream broke off.
+            request_id = next((id for id, one in self._pending.items() if one.unclear), None)
+            if request_id is None:
+                return
+            command = self._pending[request_id]
+        else:
+            request_id = event.request_id
+            command.begun = True
+            if kind in ("started", "tokens"):
+                return
+        if command.interjection is not None and kind == "error":
+            command.interjection.error = error_of_number(event.error.code, event.error.message)
+        elif command.interjection is not None:
+            command.interjection.context_tokens = event.appended.context_tokens
+        self._remove(request_id)
+
+    def _remove(self, request_id: int) -> None:
+        if self._pending.pop(request_id).generates:
+            # What has not entered by now never came to the server.
+            for command in self._pending.values():
+                command.unclear = False
 
     def _generates(self, request_id: int) -> bool:
-        pending = self._pending
-        return (
-            pending is not None
-            and pending.request_id == request_id
-            and pending.HasField("generate")
-        )
+        command = self._pending.get(request_id)
+        return command is not None and command.generates
 
-    def _settle_unclear(self, event: generation_pb2.SessionResponse) -> None:
-        if self._unclear and (request_id := self.outstanding()) is not None:
-            self._settle(request_id, event)
+    @property
+    def _resumes(self) -> bool:
+        return self._resume and self.open.keep
 
-    def _settle(self, request_id: int, event: generation_pb2.SessionResponse) -> None:
-        _, interjection = self._interjections.pop(request_id)
-        if event.HasField("error"):
-            interjection.error = error_of_number(event.error.code, event.error.message)
-        else:
-            interjection.context_tokens = event.appended.context_tokens
-        self._unclear = self._unclear and bool(self._interjections)
-
-    def _number(self, request: generation_pb2.SessionRequest) -> generation_pb2.SessionRequest:
+    def _add(self, command: _Command) -> int:
         self._last_id += 1
-        request.request_id = self._last_id
-        if self._resume and self.open.keep:
-            _convert.set_request_key(request, request_key())
-        return request
+        command.request.request_id = self._last_id
+        if command.turn is not None and self._resumes:
+            command.turn.request_key = request_key()
+        self._pending[self._last_id] = command
+        return self._last_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gma_client._proto import common_pb2, generation_pb2, models_pb2, sessions_pb2
@@ -132,13 +132,6 @@ def session_generate(
     )
 
 
-def set_request_key(request: generation_pb2.SessionRequest, key: bytes) -> None:
-    """Makes a command that begins a turn one that can be sent again."""
-    command = request.WhichOneof("command")
-    if command in ("generate", "append"):
-        getattr(request, command).request_key = key
-
-
 def metadata_of(api_key: str | None) -> Metadata:
     """Metadata of every call; without a key, that of the environment's GMA_API_KEY."""
     key = os.environ.get("GMA_API_KEY", "") if api_key is None else api_key
@@ -170,17 +163,24 @@ def checkpoint_info(info: sessions_pb2.CheckpointInfo) -> CheckpointInfo:
     return CheckpointInfo(info.name, info.context_tokens, info.automatic)
 
 
-def rewind_request(session_id: str, target: str | int) -> sessions_pb2.RewindRequest:
+def rewind_request(
+    session_id: str, target: str | int, after: int | None
+) -> sessions_pb2.RewindRequest:
     """To a checkpoint by its name, or to a number of tokens."""
     if isinstance(target, str):
-        return sessions_pb2.RewindRequest(session_id=session_id, checkpoint=target)
-    return sessions_pb2.RewindRequest(session_id=session_id, context_tokens=target)
+        return sessions_pb2.RewindRequest(session_id=session_id, checkpoint=target, after=after)
+    return sessions_pb2.RewindRequest(session_id=session_id, context_tokens=target, after=after)
 
 
 def state_chunks(blob: bytes) -> Iterator[sessions_pb2.StateChunk]:
     """An exported session in pieces for the wire."""
     for start in range(0, len(blob), _CHUNK_BYTES):
         yield sessions_pb2.StateChunk(data=blob[start : start + _CHUNK_BYTES])
+
+
+def blob_of(chunks: Iterable[sessions_pb2.StateChunk]) -> bytes:
+    """An exported session from its pieces."""
+    return b"".join(chunk.data for chunk in chunks)
 
 
 def model_info(info: models_pb2.ModelInfo) -> ModelInfo:

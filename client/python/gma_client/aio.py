@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Self, Unpack
 
 import grpc
@@ -27,6 +27,14 @@ from gma_client._resume import (
 from gma_client.aio_session import AsyncAnswer, AsyncSession, read_event, wait_for
 from gma_client.errors import GmaError, UnavailableError, cut_error, error_of_call, make_error
 from gma_client.types import CheckpointInfo, Message, ModelInfo, RequestOptions, SessionInfo
+
+
+async def _answer_of(call: Any) -> Any:
+    return await call
+
+
+async def _blob_of(call: Any) -> bytes:
+    return _convert.blob_of([chunk async for chunk in call])
 
 
 class AsyncClient:
@@ -134,14 +142,23 @@ class AsyncClient:
                 return
 
     async def append(
-        self, session_id: str, source: Prompt | Sequence[Message], *, wait_if_busy: bool = False
+        self,
+        session_id: str,
+        source: Prompt | Sequence[Message],
+        *,
+        wait_if_busy: bool = False,
+        after: int | None = None,
     ) -> SessionInfo:
-        """Feeds a text, token ids or messages (a list of mappings) without an answer."""
+        """Feeds a text, token ids or messages (a list of mappings) without an answer.
+
+        Behind event `after` of the session alone, when that is given.
+        """
         request = sessions_pb2.AppendRequest(
             session_id=session_id,
             input=_convert.input_of_any(source),
             wait_if_busy=wait_if_busy,
             request_key=request_key() if self._resume_for > 0 else b"",
+            after=after,
         )
         return _convert.session_info(await self._unary("sessions.Append", request, again=True))
 
@@ -171,26 +188,23 @@ class AsyncClient:
         request = sessions_pb2.PinRequest(session_id=session_id, pinned=pinned)
         return _convert.session_info(await self._unary("sessions.Pin", request))
 
-    async def rewind_session(self, session_id: str, target: str | int) -> SessionInfo:
+    async def rewind_session(
+        self, session_id: str, target: str | int, *, after: int | None = None
+    ) -> SessionInfo:
         """Goes back to a checkpoint by its name, or to a number of tokens, exactly.
+
+        From event `after` of the session alone, when that is given (as `append`).
 
         Raises:
             OutOfRangeError: naming the oldest position that can be reached.
         """
-        request = _convert.rewind_request(session_id, target)
+        request = _convert.rewind_request(session_id, target, after)
         return _convert.session_info(await self._unary("sessions.Rewind", request))
 
     async def export_session(self, session_id: str) -> bytes:
         """The session as one sealed blob; it stays on the server."""
         request = sessions_pb2.ExportRequest(session_id=session_id)
-        metadata = _convert.with_session(self._metadata, session_id)
-        call = self._targets.current.sessions.Export(
-            request, timeout=self._timeout, metadata=metadata
-        )
-        blob = bytearray()
-        while (chunk := await read_event(call)) is not None:
-            blob += chunk.data
-        return bytes(blob)
+        return await self._unary("sessions.Export", request, again=True, read=_blob_of)
 
     async def import_session(self, blob: bytes) -> SessionInfo:
         """A new session from an exported one."""
@@ -244,14 +258,20 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _unary(self, method: str, request: Any, again: bool = False) -> Any:
+    async def _unary(
+        self,
+        method: str,
+        request: Any,
+        again: bool = False,
+        read: Callable[[Any], Awaitable[Any]] = _answer_of,
+    ) -> Any:
         retries = Retries(self._resume_for)
         metadata = _convert.with_session(self._metadata, getattr(request, "session_id", ""))
         while True:
             target = self._targets.current
             call = operator.attrgetter(method)(target)
             try:
-                return await call(request, timeout=self._timeout, metadata=metadata)
+                return await read(call(request, timeout=self._timeout, metadata=metadata))
             except grpc.RpcError as failure:
                 error = error_of_call(failure)
             if not broke_off(error):

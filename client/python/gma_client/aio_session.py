@@ -125,6 +125,11 @@ class AsyncSession:
         """How often the stream broke off and was followed by another so far."""
         return self._commands.resumes
 
+    @property
+    def last_sequence(self) -> int | None:
+        """As of `gma_client.Session`."""
+        return self._commands.last_sequence
+
     async def __aenter__(self) -> Self:
         await self._start()
         opened = (await self._next_event(OPEN_ID)).opened
@@ -226,24 +231,10 @@ class AsyncSession:
                 continue
             outcome = self._commands.accept(event, request_id)
             await self._write(outcome.send)
-            if outcome.is_reopened:
-                await self._catch_up(outcome.catch_up)
+            if outcome.error is not None:
+                raise outcome.error
             if outcome.is_mine:
                 return event
-
-    async def _catch_up(self, after: int | None) -> None:
-        """Sends what has no answer yet, once the server has run the last turn to `after` again."""
-        if after is not None:
-            request = generation_pb2.ResumeRequest(session_id=self.session_id, after=after)
-            metadata = _convert.with_session(self._metadata, self.session_id)
-            call = self._target.generation.Resume(request, metadata=metadata)
-            try:
-                while await read_event(call) is not None:
-                    pass
-            except GmaError as error:
-                await self._reopen(error)
-                return
-        await self._write(self._commands.resend())
 
     async def _write(self, requests: list[generation_pb2.SessionRequest]) -> None:
         # A stream that is over says why when it is read.
@@ -256,8 +247,9 @@ class AsyncSession:
         return await self._next_event(await self._send(request))
 
     async def _send(self, request: generation_pb2.SessionRequest) -> int:
-        await self._write([self._commands.begin(request)])
-        return request.request_id
+        request_id, requests = self._commands.begin(request)
+        await self._write(requests)
+        return request_id
 
     async def _append(self, source: common_pb2.Input) -> int:
         await self._finish_answer()

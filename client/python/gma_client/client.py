@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, Unpack
 
 import grpc
@@ -152,14 +152,28 @@ class Client:
                 return
 
     def append(
-        self, session_id: str, source: Prompt | Sequence[Message], *, wait_if_busy: bool = False
+        self,
+        session_id: str,
+        source: Prompt | Sequence[Message],
+        *,
+        wait_if_busy: bool = False,
+        after: int | None = None,
     ) -> SessionInfo:
-        """Feeds a text, token ids or messages (a list of mappings) without an answer."""
+        """Feeds a text, token ids or messages (a list of mappings) without an answer.
+
+        Args:
+            after: the last event of the session that was seen, behind which alone it is fed.
+
+        Raises:
+            GmaError: with the code ABORTED, when somebody else used the session since `after`.
+            DataLossError: the session's state is older than `after`.
+        """
         request = sessions_pb2.AppendRequest(
             session_id=session_id,
             input=_convert.input_of_any(source),
             wait_if_busy=wait_if_busy,
             request_key=request_key() if self._resume_for > 0 else b"",
+            after=after,
         )
         return _convert.session_info(self._unary("sessions.Append", request, again=True))
 
@@ -189,26 +203,23 @@ class Client:
         request = sessions_pb2.PinRequest(session_id=session_id, pinned=pinned)
         return _convert.session_info(self._unary("sessions.Pin", request))
 
-    def rewind_session(self, session_id: str, target: str | int) -> SessionInfo:
+    def rewind_session(
+        self, session_id: str, target: str | int, *, after: int | None = None
+    ) -> SessionInfo:
         """Goes back to a checkpoint by its name, or to a number of tokens, exactly.
+
+        From event `after` of the session alone, when that is given (as `append`).
 
         Raises:
             OutOfRangeError: naming the oldest position that can be reached.
         """
-        request = _convert.rewind_request(session_id, target)
+        request = _convert.rewind_request(session_id, target, after)
         return _convert.session_info(self._unary("sessions.Rewind", request))
 
     def export_session(self, session_id: str) -> bytes:
         """The session as one sealed blob; it stays on the server."""
         request = sessions_pb2.ExportRequest(session_id=session_id)
-        metadata = _convert.with_session(self._metadata, session_id)
-        call = self._targets.current.sessions.Export(
-            request, timeout=self._timeout, metadata=metadata
-        )
-        try:
-            return b"".join(chunk.data for chunk in call)
-        except grpc.RpcError as error:
-            raise error_of_call(error) from None
+        return self._unary("sessions.Export", request, again=True, read=_convert.blob_of)
 
     def import_session(self, blob: bytes) -> SessionInfo:
         """A new session from an exported one."""
@@ -262,14 +273,20 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _unary(self, method: str, request: Any, again: bool = False) -> Any:
+    def _unary(
+        self,
+        method: str,
+        request: Any,
+        again: bool = False,
+        read: Callable[[Any], Any] = lambda response: response,
+    ) -> Any:
         retries = Retries(self._resume_for)
         metadata = _convert.with_session(self._metadata, getattr(request, "session_id", ""))
         while True:
             target = self._targets.current
             call = operator.attrgetter(method)(target)
             try:
-                return call(request, timeout=self._timeout, metadata=metadata)
+                return read(call(request, timeout=self._timeout, metadata=metadata))
             except grpc.RpcError as failure:
                 error = error_of_call(failure)
             if not broke_off(error):

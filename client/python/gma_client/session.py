@@ -105,6 +105,14 @@ class Session:
         """How often the stream broke off and was followed by another so far."""
         return self._commands.resumes
 
+    @property
+    def last_sequence(self) -> int | None:
+        """Number of the session's last event: `after` of calls on the session beside this stream.
+
+        None where it cannot be known: while an answer runs, or after somebody else's turns.
+        """
+        return self._commands.last_sequence
+
     def generate(
         self, prompt: Prompt | None = None, *, priority: int = 0, **options: Unpack[Options]
     ) -> Answer:
@@ -204,24 +212,14 @@ class Session:
                 with self._lock:
                     outcome = self._commands.accept(event, request_id)
                     self._put(outcome.send)
-                if outcome.is_reopened:
-                    self._catch_up(outcome.catch_up)
+                if outcome.error is not None:
+                    raise outcome.error
                 if outcome.is_mine:
                     return event
             except StopIteration:
                 self._reopen(cut_error())
             except grpc.RpcError as failure:
                 self._reopen(error_of_call(failure))
-
-    def _catch_up(self, after: int | None) -> None:
-        """Sends what has no answer yet, once the server has run the last turn to `after` again."""
-        if after is not None:
-            request = generation_pb2.ResumeRequest(session_id=self.session_id, after=after)
-            metadata = _convert.with_session(self._metadata, self.session_id)
-            for _ in self._target.generation.Resume(request, metadata=metadata):
-                pass
-        with self._lock:
-            self._put(self._commands.resend())
 
     def _put(self, requests: list[generation_pb2.SessionRequest]) -> None:
         for request in requests:
@@ -233,8 +231,9 @@ class Session:
 
     def _send(self, request: generation_pb2.SessionRequest) -> int:
         with self._lock:
-            self._requests.put(self._commands.begin(request))
-        return request.request_id
+            request_id, requests = self._commands.begin(request)
+            self._put(requests)
+        return request_id
 
     def _append(self, source: common_pb2.Input) -> int:
         self._finish_answer()

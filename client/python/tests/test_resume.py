@@ -1,6 +1,7 @@
 """Both clients on a network that cuts their connections: every answer is the undisturbed one."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -141,6 +142,80 @@ def test_input_enters_an_answer_once(calm, proxy):
     assert calm.close_session(session) == fed
 
 
+def test_inputs_without_an_answer_are_fed_once(calm, proxy):
+    import gma_client
+
+    session, another = calm.open_session().session_id, calm.open_session().session_id
+    fed = 0
+    with (
+        gma_client.Client(proxy.address) as client,
+        client.session(session, keep=True) as stream,
+    ):
+        for i in range(1000):
+            given = [stream.interject([5 + i % 50, 9]) for _ in range(6)]
+            assert stream.append([4]) == fed + 13
+            assert [one.context_tokens for one in given] == list(range(fed + 2, fed + 13, 2))
+            fed += 13
+            assert stream.last_sequence == 7 * (i + 1)
+            if proxy.left < CUTS // 2:
+                break
+        assert stream.resumes > 0
+
+    async def converse():
+        async with (
+            gma_client.AsyncClient(proxy.address) as client,
+            client.session(another, keep=True) as stream,
+        ):
+            for i in range(1000):
+                given = [await stream.interject([5 + i % 50, 9]) for _ in range(6)]
+                assert await stream.append([4]) == 13 * (i + 1)
+                assert all(one.error is None for one in given)
+                assert stream.last_sequence == 7 * (i + 1)
+                if proxy.left == 0:
+                    return 13 * (i + 1)
+
+    fed_another = asyncio.run(converse())
+    assert calm.close_session(another) == fed_another
+    assert calm.close_session(session) == fed
+
+
+def test_calls_say_what_they_follow(calm, resuming_server):
+    import gma_client
+
+    session = calm.open_session().session_id
+    assert calm.append(session, [3, 4], after=0).last_sequence == 1
+    assert calm.append(session, [5], after=1).context_tokens == 3
+    for late in (
+        lambda: calm.append(session, [5], after=1),
+        lambda: calm.rewind_session(session, 1, after=1),
+    ):
+        with pytest.raises(gma_client.GmaError, match="used in between") as refused:
+            late()
+        assert refused.value.code is grpc.StatusCode.ABORTED
+    for lost in (
+        lambda: calm.append(session, [5], after=9),
+        lambda: calm.rewind_session(session, 1, after=9),
+    ):
+        with pytest.raises(gma_client.DataLossError, match="older than what the client"):
+            lost()
+    assert calm.rewind_session(session, 2, after=2).context_tokens == 2
+
+    async def ask():
+        async with gma_client.AsyncClient(resuming_server) as client:
+            assert (await client.append(session, [6], after=2)).last_sequence == 3
+            assert (await client.rewind_session(session, 1, after=3)).context_tokens == 1
+
+    asyncio.run(ask())
+    # A stream knows by itself, also of turns that went on beside it.
+    with calm.session(session, keep=True) as stream:
+        assert stream.last_sequence == 3
+        calm.append(session, [7])
+        assert stream.append([8]) == 3
+        assert stream.last_sequence == 5
+        assert calm.rewind_session(session, 1, after=stream.last_sequence).context_tokens == 1
+    calm.close_session(session)
+
+
 def test_the_asynchronous_client(calm, proxy):
     import gma_client
 
@@ -253,8 +328,6 @@ def test_pins_and_checkpoints(calm):
 
 def test_a_proxy_is_told_the_session(installed_python):
     """A gRPC server that only looks at what comes beside the messages."""
-    from concurrent.futures import ThreadPoolExecutor
-
     import gma_client
 
     told = []
@@ -295,3 +368,24 @@ def test_a_proxy_is_told_the_session(installed_python):
     asyncio.run(ask())
     server.stop(0)
     assert told == [session] * 6 + [None, None] + [session] * 3
+
+
+def test_exports_go_to_the_next_server(installed_python):
+    import gma_client
+
+    server = grpc.server(ThreadPoolExecutor(1))  # knows no call: UNIMPLEMENTED
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    addresses = f"127.0.0.1:1,127.0.0.1:{port}"
+    with gma_client.Client(addresses) as client, pytest.raises(gma_client.GmaError) as refused:
+        client.export_session("0123456789abcdef" * 2)
+    assert refused.value.code is grpc.StatusCode.UNIMPLEMENTED
+
+    async def ask():
+        async with gma_client.AsyncClient(addresses) as client:
+            await client.export_session("0123456789abcdef" * 2)
+
+    with pytest.raises(gma_client.GmaError) as refused:
+        asyncio.run(ask())
+    assert refused.value.code is grpc.StatusCode.UNIMPLEMENTED
+    server.stop(0)

@@ -4,41 +4,10 @@
 
 #include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
-#include "tests/unit/client/scripted_server.h"
+#include "tests/unit/client/scripted_session.h"
 
 namespace gma::client {
 namespace {
-
-using Events = Numbered<v1::SessionResponse>;
-
-// Reads the opening command and answers it.
-v1::SessionRequest Open(ScriptedServer::SessionStream& stream, Events& events) {
-  v1::SessionRequest request;
-  EXPECT_TRUE(stream.Read(&request));
-  EXPECT_TRUE(request.has_open());
-  events.Answer(request.request_id());
-  v1::SessionResponse response = events.Next(1);
-  response.mutable_opened()->set_session_id("abc");
-  stream.Write(response);
-  return request;
-}
-
-// Reads the next command; the events that follow answer it.
-v1::SessionRequest Command(ScriptedServer::SessionStream& stream, Events& events) {
-  v1::SessionRequest request;
-  if (stream.Read(&request)) events.Answer(request.request_id());
-  return request;
-}
-
-absl::StatusOr<std::string> Read(AnswerStream& answer) {
-  std::string text;
-  for (;;) {
-    absl::StatusOr<std::optional<AnswerPiece>> piece = answer.Next();
-    if (!piece.ok()) return piece.status();
-    if (!piece->has_value()) return text;
-    text += (*piece)->text;
-  }
-}
 
 TEST(Session, ConversesAndEndsPolitely) {
   ScriptedServer server;

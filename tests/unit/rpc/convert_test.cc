@@ -256,6 +256,46 @@ TEST_F(ConvertTest, AKeyAndALastEventAreOfASession) {
   EXPECT_EQ(resumed.resume_after, 5);
 }
 
+TEST_F(ConvertTest, AppendAndRewindTakeALastEvent) {
+  constexpr uint64_t kMost = 100000000000000;
+  v1::AppendRequest append;
+  append.set_session_id(std::string(32, 'a'));
+  append.mutable_input()->set_text("more");
+  v1::SessionAppend on_stream;
+  on_stream.mutable_input()->set_text("more");
+  v1::RewindRequest rewind;
+  rewind.set_session_id(std::string(32, 'a'));
+  rewind.set_context_tokens(3);
+  const auto convert = [&]() -> std::vector<absl::StatusOr<std::optional<int64_t>>> {
+    const auto after = [](auto spec) -> absl::StatusOr<std::optional<int64_t>> {
+      if (!spec.ok()) return spec.status();
+      return spec->after;
+    };
+    return {after(ConvertAppend(append, fixture_.model)),
+            after(ConvertSessionAppend(on_stream, fixture_.model)), after(ConvertRewind(rewind))};
+  };
+  const auto set = [&](uint64_t after) {
+    append.set_after(after);
+    on_stream.set_after(after);
+    rewind.set_after(after);
+  };
+  for (const auto& after : convert()) {
+    ASSERT_THAT(after, IsOk());
+    EXPECT_EQ(*after, std::nullopt);
+  }
+  for (const uint64_t number : {uint64_t{0}, kMost}) {
+    set(number);
+    for (const auto& after : convert()) {
+      ASSERT_THAT(after, IsOk());
+      EXPECT_EQ(*after, static_cast<int64_t>(number));
+    }
+  }
+  set(kMost + 1);
+  for (const auto& after : convert()) {
+    EXPECT_THAT(after, StatusIs(kInvalid, HasSubstr("after is 100000000000001")));
+  }
+}
+
 TEST_F(ConvertTest, ErrorsNeverShowTheText) {
   request_.mutable_input()->set_text(std::string(1048577, 'x') + "canary");
   EXPECT_THAT(Convert(), StatusIs(kInvalid, Not(HasSubstr("canary"))));
