@@ -38,10 +38,13 @@ std::vector<int32_t> TakeTokens(InputTokens& input, bool fresh) {
   return tokens;
 }
 
-absl::Status CheckAfter(const Request& request, const Session& session) {
+// `doubtful`: perhaps another server has gone on with the session.
+absl::Status CheckAfter(const Request& request, const Session& session, bool doubtful) {
   const int64_t last = session.last_sequence();
   if (!request.after || *request.after == last) return absl::OkStatus();
-  if (*request.after > last) return StateTooOldError(*request.after, last);
+  if (*request.after > last) {
+    return doubtful ? DoubtfulError() : StateTooOldError(*request.after, last);
+  }
   return absl::AbortedError(absl::StrCat("after is ", *request.after,
                                          ", and the last event of session ", session.id().Hex(),
                                          " is ", last, ": it was used in between"));
@@ -131,6 +134,11 @@ absl::Status EngineCore::AdmitToSession(Request& request) {
   GMA_ASSIGN_OR_RETURN(const bool joined, JoinTurn(request, *session));
   if (joined) return absl::OkStatus();
   auto busy = turns_.find(session->number());
+  if (busy != turns_.end() && busy->second.active->generates && busy->second.active->unread() &&
+      !busy->second.active->detached) {
+    Cancel(*busy->second.active, /*by_client=*/false);  // of which the message is on its way
+    busy = turns_.find(session->number());
+  }
   if (busy != turns_.end() && busy->second.active->detached) {
     Request& detached = *busy->second.active;
     if (detached.recovered && request.after.value_or(INT64_MAX) > session->last_sequence()) {
@@ -138,7 +146,7 @@ absl::Status EngineCore::AdmitToSession(Request& request) {
       WaitForTurn(request, *session);
       return absl::OkStatus();
     }
-    GMA_RETURN_IF_ERROR(CheckAfter(request, *session));
+    GMA_RETURN_IF_ERROR(CheckAfter(request, *session, doubtful_));
     request.after.reset();  // the end of the turn, which nobody has read, is the next event
     Cancel(detached, /*by_client=*/true);
     busy = turns_.end();
@@ -165,7 +173,7 @@ absl::Status EngineCore::BusyError(const Session& session) const {
 
 absl::Status EngineCore::BeginSessionTurn(Request& request, Session& session) {
   // Nothing of the session or the queue is changed unless the turn can begin.
-  GMA_RETURN_IF_ERROR(CheckAfter(request, session));
+  GMA_RETURN_IF_ERROR(CheckAfter(request, session, doubtful_));
   if (request.rewind) return BeginRewind(request, session);
   const bool fresh = session.context_tokens() == 0;
   const std::vector<int32_t> input = TakeTokens(request.input, fresh);

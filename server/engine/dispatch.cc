@@ -28,7 +28,10 @@ bool IsAbandoned(const EngineMessage& message) {
       [](const auto& typed) {
         if constexpr (requires { typed.stream->cancelled(); }) return typed.stream->cancelled();
         if constexpr (requires { typed.spec.turn; }) {
-          return typed.spec.turn != nullptr && typed.spec.turn->cancelled();
+          if (typed.spec.turn != nullptr && typed.spec.turn->cancelled()) return true;
+        }
+        if constexpr (requires { typed.spec.abandoned; }) {
+          return typed.spec.abandoned != nullptr && typed.spec.abandoned();
         }
         return false;
       },

@@ -82,9 +82,10 @@ void EngineCore::EndAnswer(Request& request, FinishReason reason) {
   // Nobody hears of the end before it is written down: who has, finds the turn over, also after a
   // kill and on another server.
   const bool waits = JournalEnd(request, reason, /*failed=*/false,
-                                [history = request.history](const absl::Status& status) {
-                                  const bool moved = status.code() == absl::StatusCode::kAborted;
-                                  history->End(moved ? status : absl::OkStatus());
+                                [this, history = request.history](const absl::Status& status) {
+                                  const bool tells = options_.durability == Durability::kAlways ||
+                                                     status.code() == absl::StatusCode::kAborted;
+                                  history->End(tells ? status : absl::OkStatus());
                                 });
   if (!waits) return EndReader(request, absl::OkStatus());
   if (request.stream == nullptr) return;
@@ -140,9 +141,10 @@ void EngineCore::Cancel(Request& request, bool by_client) {
 
 void EngineCore::Fail(Request& request, const absl::Status& status) {
   GMA_CHECK(request.state != RequestState::kEnded && !status.ok());
-  // The row of a Rewind is on its way to where nobody has asked for; the store has the session as
-  // it was before.
-  if (request.rewind && request.begun()) request.session->stored().unfinished = true;
+  // The row of a Rewind is on its way to where nobody has asked for, and half an Append cannot be
+  // called again; the store has the session as it was before.
+  const bool half = request.rewind || (shutting_down_ && !request.generates);
+  if (half && request.begun()) request.session->stored().unfinished = true;
   metrics_.request_error[status.code()]->Increment();
   GMA_LOG(kInfo, "request_failed",
           {{"session", request.is_private() ? "" : request.session_id->Short()},

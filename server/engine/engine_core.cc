@@ -23,7 +23,8 @@ EngineState::EngineState(const EngineOptions& options, CompiledDecoder& decoder,
       keeper_(keeper),
       table_({.max_sessions_per_owner = options.max_sessions_per_owner,
               .past = options.past,
-              .park_bytes = options.park_memory_bytes}),
+              .park_bytes = options.park_memory_bytes,
+              .new_id = options.new_session_id}),
       prefixes_(options.prefix_bytes, pool_->row_bytes()),
       parked_row_bytes_(EncodedBytes(decoder.state_layout(), options.park_format)),
       logits_(static_cast<size_t>(options.max_batch_rows) *
@@ -124,7 +125,9 @@ void EngineCore::EndAll() {
       Request& request = *requests_[i];
       if (request.state == RequestState::kEnded) continue;
       if (waiting && request.state != RequestState::kWaitingForSession) continue;
-      Fail(request, status);
+      // What is written down goes on elsewhere; of any other answer that is the end.
+      const bool kept = keeper_ != nullptr && request.generates && request.history != nullptr;
+      kept && !request.journaled ? Cancel(request, /*by_client=*/true) : Fail(request, status);
     }
   }
   replays_.CloseAll(status);

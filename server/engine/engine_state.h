@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -95,16 +96,18 @@ class EngineState {
   absl::flat_hash_map<uint64_t, std::shared_ptr<TurnHistory>> histories_;
   TurnReplays replays_;
   const size_t parked_row_bytes_;  // of an encoded row
-  absl::flat_hash_map<Name, Waking> waking_;
+  std::map<Name, Waking> waking_;
   absl::flat_hash_map<Name, std::unique_ptr<Recovery>> recoveries_;
-  std::optional<Name> verified_;                            // whose messages are being dispatched
+  std::optional<Name> verified_;  // whose messages are being dispatched
+  bool doubtful_ = false;         // the store did not say whether that session is ours
   absl::Duration next_verify_ = -absl::InfiniteDuration();  // of sessions with an active turn
   int64_t verifying_ = 0;                                   // of those, now
   absl::flat_hash_map<uint64_t, Request*> held_;            // by Request::held_by
   uint64_t next_ticket_ = 1;
-  absl::flat_hash_set<uint64_t> moving_;               // numbers of sessions on their way to disk
-  int64_t leaving_bytes_ = 0;                          // of their rows
-  absl::flat_hash_map<Name, absl::Duration> unsaved_;  // since when
+  absl::flat_hash_set<uint64_t> moving_;    // numbers of sessions on their way to disk
+  int64_t wanted_bytes_ = 0;                // of the largest session that had no room
+  int64_t leaving_bytes_ = 0;               // of their rows
+  std::map<Name, absl::Duration> unsaved_;  // since when
   absl::Duration next_save_ = absl::InfiniteDuration();
   absl::Duration next_move_ = -absl::InfiniteDuration();  // to disk, after one that failed
   bool shutting_down_ = false;

@@ -61,7 +61,7 @@ class EngineStore : protected EngineState {
   // The message waits until it was asked; a session that is none of ours any more is claimed then.
   void BeginVerify(EngineMessage& message, const Session& session);
   void TakeVerdict(const Name& name, uint64_t number, const absl::Status& status);
-  void EndVerify(const Name& name);
+  void EndVerify(const Name& name, const absl::Status& status);
   // Once a second: ends active turns of sessions that have moved.
   void VerifyActive(absl::Duration now);
 
@@ -105,7 +105,11 @@ class EngineStore : protected EngineState {
   void Release(Request& request);
   bool AppendRecord(Session& session, JournalRecord record, Keeper::Done<Written> done);
   // Counts a record that was written or not; returns the session, if it is still there.
+  // With kAlways a record that was not written ends it here.
   Session* OnAppended(const Name& name, const absl::StatusOr<Written>& written);
+  // With kAlways, what was not written must not be told, and what was may not be known here: who
+  // asks next finds the session as the store has it.
+  void LeaveToStore(Session& session, const absl::Status& status);
   // What a session holds has changed by other means than a turn: answers when that is written, so
   // that whoever asks next, after a kill or on another server, finds it. With kInterval also when
   // it could not be written.

@@ -49,6 +49,7 @@ struct EngineOptions {
   int64_t owner_disk_bytes = INT64_MAX;  // of one owner's sessions in the store
   // Events of a session's last turn that are kept for Resume, the last ones; >= 1.
   int64_t resume_events = 65536;
+  std::function<SessionId()> new_session_id = SessionId::Random;  // a simulation's: from its seed
   // How long a turn on a session whose reader is gone waits for a Resume; zero: it ends at once.
   absl::Duration resume_window = absl::ZeroDuration();
 };
@@ -110,6 +111,8 @@ struct AppendSpec {
   // it (CancelAndAppend); null, or when the turn is over: an ordinary append.
   std::shared_ptr<TokenStream> turn = nullptr;
   uint64_t request_id = 0;  // in AppendedEvent, for the reader of `turn`
+  // Whether its caller is gone, who then finds it not done; null: never. Not asked after `done`.
+  std::function<bool()> abandoned = nullptr;
 };
 
 struct OpenSpec {
@@ -124,6 +127,7 @@ struct RewindSpec {
   RewindTarget target;
   absl::Duration deadline = absl::InfiniteDuration();  // to begin by
   std::optional<int64_t> after = {};                   // as in GenerateSpec
+  std::function<bool()> abandoned = nullptr;           // as in AppendSpec
 };
 
 struct CheckpointInfo {

@@ -2,6 +2,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -106,17 +107,24 @@ void EngineStore::AnswerSaved(Session& session, SavedCallback answer) {
     return answer(absl::OkStatus());
   }
   auto shared = std::make_shared<SavedCallback>(std::move(answer));
-  const absl::Status asked = Save(session, [always, shared](const absl::Status& status) {
-    const bool tells = always || status.code() == absl::StatusCode::kAborted;
-    (*shared)(tells ? status : absl::OkStatus());
-  });
+  const Name name(session.owner().name, session.id());
+  const absl::Status asked =
+      Save(session, [this, name, always, shared](const absl::Status& status) {
+        const bool tells = always || status.code() == absl::StatusCode::kAborted;
+        Session* const here = table_.Peek(name.first, name.second);
+        if (here != nullptr && always && !status.ok()) LeaveToStore(*here, status);
+        (*shared)(tells ? status : absl::OkStatus());
+      });
   if (asked.ok()) return;
   MarkUnsaved(session);
   (*shared)(always ? asked : absl::OkStatus());
 }
 
 bool EngineStore::AppendRecord(Session& session, JournalRecord record, Keeper::Done<Written> done) {
-  if (!keeper_->HasRoom(0)) return false;
+  // What happens in a turn that was written down has to be too, or be forgotten.
+  const bool begins = std::holds_alternative<TurnBeginRecord>(record);
+  const bool must = options_.durability == Durability::kAlways && !begins;
+  if (!must && !keeper_->HasRoom(0)) return false;
   StoredState& stored = session.stored();
   keeper_->Append({.name = {.owner = session.owner().name, .id = session.id()},
                    .epoch = stored.epoch,
@@ -136,12 +144,22 @@ Session* EngineStore::OnAppended(const Name& name, const absl::StatusOr<Written>
     table_.SetStoredBytes(*session, session->stored().bytes + written->bytes);
     return session;
   }
-  if (written.status().code() != absl::StatusCode::kAborted) {
+  if (written.status().code() == absl::StatusCode::kAborted) {
+    OnMoved(*session);
+  } else if (options_.durability == Durability::kAlways) {
+    LeaveToStore(*session, written.status());
+  } else {
     MarkUnsaved(*session);
     return session;
   }
-  OnMoved(*session);
   return nullptr;
+}
+
+void EngineStore::LeaveToStore(Session& session, const absl::Status& status) {
+  session.stored().needs_snapshot = false;
+  EndSession(session, SessionEnd::kLost,
+             absl::UnavailableError(absl::StrCat("the session could not be written down: ",
+                                                 std::string(status.message()))));
 }
 
 void EngineStore::OnTurnWritten(uint64_t ticket, const Name& name,
@@ -153,16 +171,6 @@ void EngineStore::OnTurnWritten(uint64_t ticket, const Name& name,
   held_.erase(it);
   request.held_by = 0;
   if (!written.ok()) request.journaled = false;
-  if (!written.ok() && options_.durability == Durability::kAlways) {
-    if (request.state == RequestState::kRunning) {
-      return Fail(request, absl::UnavailableError(
-                               absl::StrCat("input of the turn could not be written down: ",
-                                            std::string(written.status().message()))));
-    }
-    // It may be tried again under its key.
-    session->set_turn_key("");
-    return Fail(request, NotWritten(written.status()));
-  }
   Release(request);
 }
 

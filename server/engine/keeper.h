@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -164,7 +165,7 @@ class Keeper {
   // Of the writer alone.
   bool unsynced_ = false;
   absl::Duration next_sync_, next_expiry_, next_removal_ = absl::InfiniteDuration();
-  absl::flat_hash_map<Key, uint64_t> removals_;  // that failed: epochs
+  std::map<Key, uint64_t> removals_;  // that failed: epochs
   std::thread writer_, reader_;
 };
 

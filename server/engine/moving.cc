@@ -24,7 +24,7 @@ void EngineStore::BalanceMemory() {
   if (keeper_ == nullptr || shutting_down_) return;
   // Some room is made before it is needed, so that who needs it does not have to wait.
   const int64_t limit = table_.park_limit(), row = static_cast<int64_t>(parked_row_bytes_);
-  const int64_t mark = std::max<int64_t>(0, limit - std::max(limit / 8, row));
+  const int64_t mark = std::max<int64_t>(0, limit - std::max({limit / 8, row, wanted_bytes_}));
   if (clock_.Monotonic() < next_move_) return;
   Session* session = table_.LeastUsed(SessionTier::kMemory);
   while (session != nullptr && table_.memory_bytes() - leaving_bytes_ > mark) {
@@ -34,6 +34,9 @@ void EngineStore::BalanceMemory() {
     if (!stays && absl::IsUnavailable(BeginMove(*session))) return;
     session = next;
   }
+  if (table_.memory_bytes() <= mark) wanted_bytes_ = 0;
+  // What is left are checkpoints of sessions in the pool, which go to disk with their session.
+  if (wanted_bytes_ > 0 && leaving_bytes_ == 0) ParkOne(/*except=*/nullptr);
 }
 
 absl::Status EngineStore::BeginMove(Session& session) {

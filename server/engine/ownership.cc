@@ -20,7 +20,7 @@ bool EngineStore::MustVerify(const Session& session) const {
   if (verified_ == Name(session.owner().name, session.id())) return false;
   // A turn that somebody reads is asked about by itself.
   const auto turns = turns_.find(session.number());
-  return turns == turns_.end() || turns->second.active->detached;
+  return turns == turns_.end() || turns->second.active->unread();
 }
 
 void EngineStore::BeginVerify(EngineMessage& message, const Session& session) {
@@ -32,7 +32,7 @@ void EngineStore::BeginVerify(EngineMessage& message, const Session& session) {
   keeper_->Verify({.owner = name.first, .id = name.second}, session.stored().epoch,
                   [this, name, number = session.number()](const absl::Status& status) {
                     TakeVerdict(name, number, status);
-                    EndVerify(name);
+                    EndVerify(name, status);
                   });
 }
 
@@ -44,14 +44,16 @@ void EngineStore::TakeVerdict(const Name& name, uint64_t number, const absl::Sta
   if (status.code() == absl::StatusCode::kNotFound) MarkUnsaved(*session);
 }
 
-void EngineStore::EndVerify(const Name& name) {
+void EngineStore::EndVerify(const Name& name, const absl::Status& status) {
   const auto it = waking_.find(name);
   GMA_CHECK(it != waking_.end() && it->second.verifies);
   std::deque<EngineMessage> messages = std::exchange(it->second.messages, {});
   waking_.erase(it);
   verified_ = name;
+  doubtful_ = absl::IsUnavailable(status);
   for (EngineMessage& message : messages) Dispatch(message);
   verified_.reset();
+  doubtful_ = false;
 }
 
 void EngineStore::VerifyActive(absl::Duration now) {

@@ -60,6 +60,9 @@ struct Request {
            !candidates.empty();
   }
 
+  // Nobody reads the turn, or its reader has just gone.
+  bool unread() const { return stream == nullptr || stream->cancelled(); }
+
   // Its turn is run again and has not got yet to where its reader is, for whom other things come
   // after that.
   bool catches_up() const { return recovered && stream != nullptr && delivered > history->last(); }

@@ -139,6 +139,7 @@ absl::Status EngineCore::ResumeTurn(Session& session, std::shared_ptr<TokenStrea
       after.value_or(history == nullptr ? std::max<int64_t>(last - 1, 0) : history->begin() - 1);
   if (from > last && (active == nullptr || !active->recovered)) {
     metrics_.stream_resumes[ResumeLabel::kFuture]->Increment();
+    if (doubtful_) return DoubtfulError();
     return absl::OutOfRangeError(absl::StrCat("after is ", from,
                                               ", from the future: the last event of session ",
                                               session.id().Hex(), " is ", last));

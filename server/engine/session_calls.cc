@@ -154,7 +154,7 @@ SessionSnapshotInfo EngineCore::InfoOf(const Session& session) const {
 
 void EngineCore::ExpireSessions(absl::Duration now) {
   const int64_t expired = table_.Expire(now, [&](const ExpiredSession& session) {
-    ForgetTurns(session.number, absl::NotFoundError("the session has expired"));
+    histories_.erase(session.number);
     metrics_.session_evictions[ExpiryOf(session.tier)]->Increment();
     GMA_LOG(kInfo, "session_expired",
             {{"session", session.id.Short()},

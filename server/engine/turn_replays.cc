@@ -19,6 +19,12 @@ absl::Status StateTooOldError(int64_t after, int64_t last) {
                    after, ", and the session's last event is ", last));
 }
 
+absl::Status DoubtfulError() {
+  return absl::UnavailableError(
+      "the session here is older than what the client has acknowledged, and the store does not say "
+      "whether another server has it");
+}
+
 bool Deliver(TokenStream& stream, const TurnHistory& history, int64_t& delivered) {
   if (delivered + 1 < history.first()) {
     stream.Close(GoneError(delivered, history.first()));

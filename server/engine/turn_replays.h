@@ -16,6 +16,8 @@ namespace gma {
 absl::Status GoneError(int64_t after, int64_t oldest);
 // The session's events are fewer than its reader has seen (kDataLoss).
 absl::Status StateTooOldError(int64_t after, int64_t last);
+// They may be, and the store, which knows, does not answer (kUnavailable).
+absl::Status DoubtfulError();
 
 // Gives `stream` the events after `delivered` as far as there is room, and the end of a turn that
 // is over. Returns whether the stream was closed. THREADS: engine thread only.

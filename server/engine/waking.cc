@@ -1,4 +1,5 @@
 // Sessions that come from the store: asked for, opened, back in memory.
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -45,6 +46,10 @@ void EngineStore::OnClaimed(const Name& name, absl::StatusOr<ClaimedSession> cla
     if (!expired) {
       status = table_.Find(name.first, name.second, clock_.Monotonic()).status();
     }
+    if (absl::IsAborted(status)) {
+      status = absl::NotFoundError(absl::StrCat("session ", name.second.Hex(),
+                                                " moved to another server and was closed there"));
+    }
   }
   EndWaking(name, status);
 }
@@ -60,6 +65,7 @@ absl::Status EngineStore::CheckFits(const Name& name, const ClaimedSession& clai
     }
   }
   if (table_.ReserveMemory(bytes)) return absl::OkStatus();
+  wanted_bytes_ = std::max(wanted_bytes_, static_cast<int64_t>(bytes));
   return RetryLater(
       absl::StrCat("the session and its checkpoints take ", bytes,
                    " bytes of memory for parked sessions, which has ", table_.memory_bytes(),

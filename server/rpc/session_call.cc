@@ -199,6 +199,9 @@ void SessionCall::HandOn(uint64_t request_id, ConvertedAppend append, AppendCall
                   .after = append.after,
                   .turn = stream_,
                   .request_id = request_id};
+  spec.abandoned = [self = std::static_pointer_cast<SessionCall>(shared_from_this())] {
+    return self->client_gone();
+  };
   (env_.engine.*call)(std::move(spec), Callback([request_id](SessionCall& self, auto info) {
                         self.HandleAppended(request_id, std::move(info));
                       }));

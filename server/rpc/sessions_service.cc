@@ -110,6 +110,7 @@ grpc::ServerUnaryReactor* SessionsService::Append(Context* context,
     GMA_ASSIGN_OR_RETURN(AppendSpec append, ConvertAppend(*request, env_.model));
     append.owner = std::move(owner);
     append.deadline = DeadlineOf(*context, env_.clock);
+    append.abandoned = [context] { return context->IsCancelled(); };
     env_.engine.Append(std::move(append), AnswerInfo(std::move(reply), env_, response));
     return absl::OkStatus();
   });
@@ -203,6 +204,7 @@ grpc::ServerUnaryReactor* SessionsService::Rewind(Context* context,
     GMA_ASSIGN_OR_RETURN(RewindSpec spec, ConvertRewind(*request));
     spec.owner = std::move(owner);
     spec.deadline = DeadlineOf(*context, env_.clock);
+    spec.abandoned = [context] { return context->IsCancelled(); };
     env_.engine.Rewind(std::move(spec), AnswerInfo(std::move(reply), env_, response));
     return absl::OkStatus();
   });

@@ -2,6 +2,7 @@
 #ifndef GMA_SERVER_RPC_STREAM_CALL_H_
 #define GMA_SERVER_RPC_STREAM_CALL_H_
 
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -39,6 +40,8 @@ class StreamCall : public LiveCall, public std::enable_shared_from_this<StreamCa
   void End(absl::Status status);
   // Starts what can be started: a write, else the finish. Call after Send, End and news.
   void Pump();
+  // The client is gone. THREADS: any.
+  bool client_gone() const { return client_gone_; }
   // The client is gone, or End was called.
   bool over() const { return broken_ || status_.has_value(); }
 
@@ -59,6 +62,7 @@ class StreamCall : public LiveCall, public std::enable_shared_from_this<StreamCa
 
   RpcEnvironment& env_;
   grpc::CallbackServerContext* const context_;
+  std::atomic<bool> client_gone_{false};
 
  private:
   std::deque<grpc::ByteBuffer> outbox_;
@@ -77,6 +81,7 @@ class ReactorCall : public Reactor, public StreamCall {
     Enqueue([ok](ReactorCall& call) { call.HandleWriteDone(ok); });
   }
   void OnCancel() final {
+    client_gone_ = true;
     Enqueue([](ReactorCall& call) { call.HandleCancel(); });
   }
   void OnDone() final {

@@ -68,7 +68,7 @@ Session& SessionTable::Add(Owner& owner, std::unique_ptr<Session> session) {
 Session& SessionTable::Insert(Owner& owner, StateRow row, absl::Duration ttl, absl::Duration now) {
   GMA_CHECK(row.holds());
   return Add(owner,
-             std::make_unique<Session>(owner, SessionId::Random(), next_number_++, std::move(row),
+             std::make_unique<Session>(owner, options_.new_id(), next_number_++, std::move(row),
                                        ttl, now, SessionPast(options_.past, &checkpoints_)));
 }
 

@@ -32,6 +32,7 @@ struct SessionTableOptions {
   PastLimits past = {};  // what each session remembers; private ones what InsertPrivate gives them
   int64_t private_tokens = 0;      // token ids that a private one remembers; it has no checkpoints
   int64_t park_bytes = INT64_MAX;  // of parked rows and of all checkpoints, together
+  std::function<SessionId()> new_id = SessionId::Random;  // of a session that is opened here
 };
 
 // THREADS: engine thread only.
@@ -48,7 +49,7 @@ class SessionTable {
   // ERRORS: kResourceExhausted, naming the limit, when the owner may not hold `sessions` more.
   absl::Status CheckQuota(const Owner& owner, int32_t sessions) const;
 
-  // Adds a session with a new random id. REQUIRES: the quota was checked; row.holds().
+  // Adds a session with a new id. REQUIRES: the quota was checked; row.holds().
   Session& Insert(Owner& owner, StateRow row, absl::Duration ttl, absl::Duration now);
   // Adds a session of that id to tier kMemory; one that slept has its times.
   // REQUIRES: neither pool nor memory has it; the room for the row was reserved.

@@ -59,6 +59,8 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "usage: gma_sim [--seed=N] [--events=N] [--stored] [--trace]\n");
     return 2;
   }
+  // The servers' own words are part of what is printed.
+  if (sim_trace) SetLogLevel(LogLevel::kInfo);
   std::printf("seed %llu, %lld events\n", static_cast<unsigned long long>(seed),
               static_cast<long long>(events));
   std::fflush(stdout);

@@ -6,7 +6,8 @@
 namespace gma::testing {
 
 void SimTrace(const std::string& line) {
-  std::fprintf(stderr, "%lld %s\n", static_cast<long long>(sim_position.event), line.c_str());
+  std::fprintf(stderr, "%lld server %d: %s\n", static_cast<long long>(sim_position.event),
+               static_cast<int>(sim_position.server), line.c_str());
 }
 
 void SimFailed(const char* file, int line, const std::string& what) {

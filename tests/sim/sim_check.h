@@ -2,6 +2,7 @@
 #ifndef GMA_TESTS_SIM_SIM_CHECK_H_
 #define GMA_TESTS_SIM_SIM_CHECK_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -10,6 +11,7 @@ namespace gma::testing {
 struct SimPosition {
   uint64_t seed = 0;
   int64_t event = 0;
+  size_t server = 0;  // of those that share a store
 };
 
 // Where the simulation stands. One simulation runs in a process.

@@ -9,6 +9,8 @@
 namespace gma::testing {
 namespace {
 
+constexpr size_t kMostHistories = 1 << 16;  // that are followed of one session
+
 bool LosesSession(const absl::Status& status) {
   return status.code() == absl::StatusCode::kDataLoss ||
          status.code() == absl::StatusCode::kUnavailable ||
@@ -22,10 +24,13 @@ void SimSession::Resolve() {
   while (!turns.empty() && turns.front()->status) {
     const std::shared_ptr<SeenTurn> turn = turns.front();
     turns.pop_front();
-    if (ended) continue;
+    if (ended || unfollowed) continue;
     std::vector<History> next;
     for (const History& history : possible) {
       for (History& after : After(history, *turn)) next.push_back(std::move(after));
+      // Many cuts one after the other: what may have come of them is not worth the memory.
+      if (next.size() > kMostHistories) unfollowed = true;
+      if (unfollowed) break;
     }
     SIM_EXPECT(!next.empty(),
                absl::StrCat("no history of the session leads to what a turn gave (",

@@ -24,7 +24,8 @@ struct SimSession {
   bool refused = false;         // it never was
   bool returned = false;  // to a checkpoint by its name: it may have forgotten what came before
   bool close_asked = false;
-  bool ended = false;  // closed, expired or lost
+  bool ended = false;       // closed, expired or lost
+  bool unfollowed = false;  // nothing that it does is compared any more
   std::vector<History> possible = {History()};
   // Turns in the order they were posted, from the oldest whose effect is not known yet.
   std::deque<std::shared_ptr<SeenTurn>> turns;

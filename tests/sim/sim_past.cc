@@ -15,6 +15,7 @@ std::shared_ptr<SimSession> SimWorld::CopyOf(const SimSession& source) {
   // A copy is made while no turn is active, so when it is, all turns posted before have ended;
   // what came of some may still have to be read.
   copy->possible = source.possible;
+  copy->unfollowed = source.unfollowed;
   copy->turns = source.turns;
   copy->returned = source.returned;
   return copy;

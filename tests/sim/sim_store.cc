@@ -22,6 +22,16 @@ bool SimStoreData::Tainted(const SessionId& id) const {
   return risk != risks.end() && risk->second == 2;
 }
 
+void SimStoreData::Fork(const SessionId& from, const SessionId& to) {
+  if (Tainted(from)) risks[to.Hex()] = 2;
+  if (Lied(from)) lied[to.Hex()] = true;
+}
+
+int64_t SimStoreData::FailedWrites(const SessionId& id) const {
+  const auto failed = failed_writes.find(id.Hex());
+  return failed == failed_writes.end() ? 0 : failed->second;
+}
+
 absl::Status SimStore::Begin(bool takes_space) const {
   if (dead_ || data_.mood == StoreMood::kAway) return Gone();
   if (takes_space && data_.mood == StoreMood::kFull) {
@@ -81,9 +91,12 @@ absl::Status SimStore::Write(const char* what, const StoreKey& key, uint64_t epo
   if (!dead_)
     Trace(what, key, epoch, status,
           data_.sessions.contains(key.id) ? data_.sessions[key.id].journal.size() : 0);
-  if (!status.ok() && !dead_ && !behind) {
+  if (!status.ok() && !dead_) {
     ++data_.failures;
-    data_.risks.try_emplace(key.id, 1);
+    ++data_.failed_writes[key.id];
+    // A server that does not hear that the session is another's goes on with it.
+    if (!data_.always) data_.risks.try_emplace(key.id, 1);
+    if (!data_.always && behind) data_.risks[key.id] = 2;
   }
   return status;
 }

@@ -33,13 +33,20 @@ struct SimStoreData {
   StoreMood mood = StoreMood::kWell;
   int64_t lies_percent = 0;  // of claims that are told the last snapshot without what came since
 
-  // What the engine was told not to be in the store may be missing in what it claims, by id: 1 when
-  // a write has failed and no snapshot was written since; 2 when a session was claimed like that.
+  // Servers tell nothing that is not written: no write that fails excuses anything.
+  bool always = false;
+  // Otherwise, what a server was told not to be in the store may be missing in what is claimed, by
+  // id: 1 when a write has failed and no snapshot was written since; 2 when a session was claimed
+  // like that, or had been before.
   std::map<std::string, int> risks;
-  std::map<std::string, bool> lied;  // by id
+  std::map<std::string, int64_t> failed_writes;  // by id; what fails cannot be gone on with
+  std::map<std::string, bool> lied;              // by id
   int64_t claims = 0, writes = 0, failures = 0, fenced = 0, lies = 0;
 
+  // A copy has what its source was told.
+  void Fork(const SessionId& from, const SessionId& to);
   bool Tainted(const SessionId& id) const;
+  int64_t FailedWrites(const SessionId& id) const;
   bool Lied(const SessionId& id) const { return lied.contains(id.Hex()); }
 };
 

@@ -17,6 +17,7 @@ EngineOptions RandomOptions(std::mt19937_64& random) {
     return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
   };
   EngineOptions options;
+  options.new_session_id = [&random] { return SessionId({random(), random()}); };
   options.max_sessions = static_cast<int32_t>(uniform(4, 24));
   options.max_waiting = static_cast<int32_t>(uniform(2, 24));
   options.max_sessions_per_owner = static_cast<int32_t>(uniform(3, 2 * options.max_sessions));
@@ -260,6 +261,7 @@ void SimWorld::AskAboutSession() {
           return;
         }
         if (info->phase != SessionPhase::kIdle || !session->turns.empty()) return;
+        if (session->unfollowed) return;
         // Nothing is on its way: what the session holds is known, up to cuts.
         std::erase_if(session->possible, [&](const History& history) {
           return history.state.position + (history.pending ? 1 : 0) != info->context_tokens;

@@ -39,11 +39,13 @@ std::shared_ptr<TokenStream> StoreClient::Disconnect() {
   call_ = nullptr;
   if (entering_ && !behind_) unsure_ = true;
   if (op_ == Op::kGenerate && !turn_) Settle();
+  if (!away_since_) away_since_ = clock_.Monotonic();
   return std::exchange(stream_, nullptr);
 }
 
 void StoreClient::Begin() {
   key_ = absl::StrCat("key", ++keys_);
+  tries_ = 0;
   const int64_t what = Uniform(1, 100);
   const auto context = static_cast<int64_t>(model_.tokens.size());
   if (!id_) {
@@ -84,6 +86,8 @@ void StoreClient::BeginGenerate() {
   turn_.emplace(model_, spec_.input.tokens, spec_.sampling, spec_.stop);
   seen_ = model_.last;
   started_ = cancel_asked_ = behind_ = unsure_ = false;
+  failed_before_ = store_.FailedWrites(*id_);
+  away_since_.reset();
   entering_.reset();
   ++counts_.turns;
 }
@@ -101,6 +105,7 @@ EngineCallback<T> StoreClient::Answer(void (StoreClient::*done)(const T&)) {
 void StoreClient::Call(Engine& engine) {
   using Info = SessionSnapshotInfo;
   Trace(absl::StrCat("calls, has seen ", turn_ ? seen_ : model_.last));
+  ++tries_;
   switch (op_) {
     case Op::kNone:
       return;
@@ -113,12 +118,17 @@ void StoreClient::Call(Engine& engine) {
       AppendSpec spec{.owner = owner_, .session = *id_, .input = {.tokens = input_}};
       spec.request_key = key_;
       spec.after = model_.last;
-      return engine.Append(std::move(spec), Answer<Info>(&StoreClient::OnAppended));
+      auto done = Answer<Info>(&StoreClient::OnAppended);
+      spec.abandoned = [call = call_] { return !*call; };
+      return engine.Append(std::move(spec), std::move(done));
     }
-    case Op::kRewind:
-      return engine.Rewind(
-          {.owner = owner_, .session = *id_, .target = target_, .after = model_.last},
-          Answer<Info>(&StoreClient::OnRewound));
+    case Op::kRewind: {
+      RewindSpec spec{.owner = owner_, .session = *id_, .target = target_};
+      spec.after = model_.last;
+      auto done = Answer<Info>(&StoreClient::OnRewound);
+      spec.abandoned = [call = call_] { return !*call; };
+      return engine.Rewind(std::move(spec), std::move(done));
+    }
     case Op::kCheckpoint:
       return engine.Checkpoint(owner_, *id_, "kept",
                                Answer<CheckpointInfo>(&StoreClient::OnCheckpoint));
@@ -151,6 +161,7 @@ void StoreClient::SendInput(Engine& engine) {
   AppendSpec spec{.owner = owner_, .session = *id_, .input = {.tokens = *entering_}};
   spec.turn = stream_;
   call_ = std::make_shared<bool>(true);
+  spec.abandoned = [call = call_] { return !*call; };
   engine.Append(std::move(spec), [this, call = call_](const auto& info) {
     if (*call) OnInputAnswered(info);
   });
@@ -225,6 +236,14 @@ void StoreClient::OnEvent(const StreamEvent& event) {
     return;
   }
   OnFinished(std::get<FinishedEvent>(event));
+}
+
+bool StoreClient::MayBeCut() const {
+  // A turn that could not be written down is not gone on with by another server; nor by any when
+  // its reader was away for too long.
+  const bool unwritten = !store_.always && store_.FailedWrites(*id_) > failed_before_;
+  const bool late = away_since_ && clock_.Monotonic() - *away_since_ >= resume_window_;
+  return cancel_asked_ || unwritten || late;
 }
 
 }  // namespace gma::testing

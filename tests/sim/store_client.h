@@ -14,6 +14,7 @@
 #include "server/engine/engine.h"
 #include "tests/sim/sim_store.h"
 #include "tests/sim/turn_model.h"
+#include "tests/support/fake_clock.h"
 
 namespace gma::testing {
 
@@ -30,8 +31,15 @@ struct StoreCounts {
 
 class StoreClient {
  public:
-  StoreClient(std::string owner, std::mt19937_64& random, SimStoreData& store, StoreCounts& counts)
-      : owner_(std::move(owner)), random_(random), store_(store), counts_(counts) {}
+  // All but the owner's name outlive the client. `resume_window`: that of the servers.
+  StoreClient(std::string owner, const FakeClock& clock, absl::Duration resume_window,
+              std::mt19937_64& random, SimStoreData& store, StoreCounts& counts)
+      : owner_(std::move(owner)),
+        clock_(clock),
+        resume_window_(resume_window),
+        random_(random),
+        store_(store),
+        counts_(counts) {}
 
   // Does something: begins, goes on, cuts or cancels.
   void Act(Engine& engine);
@@ -69,6 +77,8 @@ class StoreClient {
   EngineCallback<T> Answer(void (StoreClient::*done)(const T&));
   void OnEvent(const StreamEvent& event);
   void OnFinished(const FinishedEvent& event);
+  // Whether the turn may end before its time.
+  bool MayBeCut() const;
   // The turn is over: what became of its input?
   void Settle();
   void OnStreamEnd(const absl::Status& status);
@@ -87,6 +97,8 @@ class StoreClient {
   void Trace(const std::string& line) const;
 
   const std::string owner_;
+  const FakeClock& clock_;
+  const absl::Duration resume_window_;
   std::mt19937_64& random_;
   SimStoreData& store_;
   StoreCounts& counts_;
@@ -100,11 +112,13 @@ class StoreClient {
   std::string key_;
   GenerateSpec spec_;
   std::vector<int32_t> input_;
-  int64_t target_ = 0, keys_ = 0;
+  int64_t target_ = 0, keys_ = 0, tries_ = 0;
   std::optional<TurnModel> turn_;
   std::shared_ptr<TokenStream> stream_;
   int64_t seen_ = 0;  // number of the last event
   bool started_ = false, cancel_asked_ = false;
+  int64_t failed_before_ = 0;                 // writes of the session that failed before the turn
+  std::optional<absl::Duration> away_since_;  // when it lost the turn for the first time
 
   // Input for the turn that is on its way; whether nobody will say what became of it; and whether
   // it came behind the turn.

@@ -16,7 +16,7 @@ void StoreClient::Trace(const std::string& line) const {
 
 void StoreClient::OnFinished(const FinishedEvent& event) {
   const bool cut = turn_->reason() == FinishReason::kNone;
-  if (cut && (event.reason != FinishReason::kCancelled || !cancel_asked_)) {
+  if (cut && (event.reason != FinishReason::kCancelled || !MayBeCut())) {
     return Mismatch(Proof::kContents,
                     absl::StrCat("an answer ends too early, as ", static_cast<int>(event.reason)));
   }
@@ -51,7 +51,8 @@ void StoreClient::Settle() {
 
 void StoreClient::OnStreamEnd(const absl::Status& status) {
   if (!turn_) return;  // it is finished
-  if (status.ok()) return Mismatch(Proof::kContents, "a stream ends well without its turn");
+  // Where its client sees that something is wrong.
+  if (status.ok()) return Mismatch(Proof::kRefusal, "a stream ends well without its turn");
   if (entering_ && !behind_) unsure_ = true;
   OnRefused(status);
 }
@@ -98,9 +99,11 @@ void StoreClient::OnForked(const SessionSnapshotInfo& info) {
   if (info.context_tokens != static_cast<int64_t>(model_.tokens.size())) {
     return Mismatch(Proof::kContents, "a fork of another state");
   }
-  auto fork = std::make_unique<StoreClient>(owner_, random_, store_, counts_);
+  auto fork =
+      std::make_unique<StoreClient>(owner_, clock_, resume_window_, random_, store_, counts_);
   fork->id_ = info.id;
   fork->model_.tokens = model_.tokens;
+  store_.Fork(*id_, info.id);
   forks_.push_back(std::move(fork));
 }
 
@@ -171,6 +174,8 @@ void StoreClient::OnRefused(const absl::Status& status) {
     case absl::StatusCode::kFailedPrecondition:
       // A turn that is run again stands in the way of what is no turn.
       if (op_ == Op::kFork || op_ == Op::kCheckpoint) return Done();
+      // A Rewind goes on without its caller.
+      if (op_ == Op::kRewind && tries_ > 1) return;
       // So does input that came behind its turn, and is one of its own.
       if (turn_ && entering_ && (unsure_ || behind_)) return;
       break;

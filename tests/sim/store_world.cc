@@ -17,6 +17,7 @@ constexpr int64_t kClients = 12;
 EngineOptions StoreWorld::RandomOptions() {
   const auto row = static_cast<int64_t>(FakeDecoder(1, 1).state_layout().row_bytes());
   EngineOptions options;
+  options.new_session_id = [this] { return SessionId({random_(), random_()}); };
   options.max_sessions = static_cast<int32_t>(Uniform(2, 8));
   options.max_waiting = 100;
   options.max_sessions_per_owner = 1000;
@@ -37,14 +38,18 @@ EngineOptions StoreWorld::RandomOptions() {
 
 StoreWorld::StoreWorld(uint64_t seed, StoreWorldCounts& counts)
     : random_(seed), counts_(counts), options_(RandomOptions()), servers_(2) {
+  store_.always = options_.durability == Durability::kAlways;
   fails_ = Chance(40);
   store_.lies_percent = Chance(20) ? 5 : 0;
   for (Server& server : servers_) Start(server);
   for (int64_t i = 0; i < kClients; ++i) {
-    homes_.push_back({std::make_unique<StoreClient>(absl::StrCat("owner", i % 3), random_, store_,
-                                                    counts_.clients),
-                      static_cast<size_t>(Uniform(0, 1))});
+    homes_.push_back({NewClient(i), static_cast<size_t>(Uniform(0, 1))});
   }
+}
+
+std::unique_ptr<StoreClient> StoreWorld::NewClient(size_t number) {
+  return std::make_unique<StoreClient>(absl::StrCat("owner", number % 3), clock_,
+                                       options_.resume_window, random_, store_, counts_.clients);
 }
 
 void StoreWorld::Start(Server& server) {
@@ -86,7 +91,12 @@ void StoreWorld::CountMoves(const Server& server) {
   counts_.to_disk += moved(EvictionLabel::kMemoryToDisk);
 }
 
+void StoreWorld::Trace(const Server& server, const char* what) const {
+  if (sim_trace) SimTrace(absl::StrCat("server ", IndexOf(server), " ", what));
+}
+
 void StoreWorld::Kill(Server& server) {
+  Trace(server, "is killed");
   // Of the writes that were asked for, some get there before.
   while (Chance(70) && server.keeper->StepWriter()) {
   }
@@ -100,6 +110,7 @@ void StoreWorld::Kill(Server& server) {
 }
 
 void StoreWorld::Drain(Server& server) {
+  Trace(server, "drains");
   server.engine->BeginDrain();
   for (int64_t ticks = Uniform(0, 20); ticks > 0; --ticks) {
     Work(server, /*writes=*/true, /*reads=*/true);
@@ -119,10 +130,12 @@ void StoreWorld::Drain(Server& server) {
 void StoreWorld::Freeze(Server& server) {
   if (server.frozen) return;
   server.frozen = true;
+  Trace(server, "freezes");
   ++counts_.freezes;
 }
 
 void StoreWorld::Thaw(Server& server) {
+  if (server.frozen) Trace(server, "thaws");
   server.frozen = false;
   for (const auto& stream : std::exchange(server.abandoned, {})) {
     server.engine->Cancel(stream, /*by_client=*/false);
@@ -131,6 +144,7 @@ void StoreWorld::Thaw(Server& server) {
 
 void StoreWorld::Work(Server& server, bool writes, bool reads) {
   if (server.frozen) return;
+  sim_position.server = IndexOf(server);
   if (writes) server.keeper->StepWriter();
   if (reads) server.keeper->StepReader();
   server.engine->Tick();
@@ -138,6 +152,7 @@ void StoreWorld::Work(Server& server, bool writes, bool reads) {
 
 void StoreWorld::ActSomeone() {
   Home& home = homes_[static_cast<size_t>(Uniform(0, static_cast<int64_t>(homes_.size()) - 1))];
+  sim_position.server = home.server;
   home.client->Act(*servers_[home.server].engine);
 }
 
@@ -155,6 +170,7 @@ void StoreWorld::ChangeMood() {
   if (!fails_) return;
   const StoreMood moods[] = {StoreMood::kAway, StoreMood::kLosesAnswers, StoreMood::kFull};
   store_.mood = Chance(75) ? StoreMood::kWell : moods[Uniform(0, 2)];
+  if (sim_trace) SimTrace(absl::StrCat("the store's mood is ", static_cast<int>(store_.mood)));
 }
 
 void StoreWorld::Event() {
@@ -199,9 +215,7 @@ void StoreWorld::Replace() {
   for (size_t i = 0; i < homes_.size(); ++i) {
     if (!homes_[i].client->over()) continue;
     homes_[i].client->Disconnect();
-    graveyard_.push_back(std::exchange(
-        homes_[i].client, std::make_unique<StoreClient>(absl::StrCat("owner", i % 3), random_,
-                                                        store_, counts_.clients)));
+    graveyard_.push_back(std::exchange(homes_[i].client, NewClient(i)));
     if (homes_.size() <= kClients) continue;
     std::swap(homes_[i], homes_.back());
     homes_.pop_back();

@@ -61,6 +61,7 @@ class StoreWorld {
   bool Chance(int64_t percent) { return Uniform(1, 100) <= percent; }
   EngineOptions RandomOptions();
 
+  std::unique_ptr<StoreClient> NewClient(size_t number);
   void Start(Server& server);
   void Kill(Server& server);
   void Drain(Server& server);
@@ -77,6 +78,7 @@ class StoreWorld {
   void Check(const Server& server) const;
   void Finish();
   void CountMoves(const Server& server);
+  void Trace(const Server& server, const char* what) const;
   size_t IndexOf(const Server& server) const {
     return static_cast<size_t>(&server - servers_.data());
   }
