@@ -17,6 +17,21 @@ if(GMA_WITH_GRPC)
   find_package(gRPC CONFIG REQUIRED)
 endif()
 
+set(GMA_WITH_CUDA OFF)
+if(NOT GMA_CUDA STREQUAL "OFF" AND NOT GMA_SANITIZE)
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 90)  # and PTX of the newest for what comes later
+    enable_language(CUDA)
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)  # which CMake 3.25 does not know of nvcc
+    find_package(CUDAToolkit REQUIRED)
+    set(GMA_WITH_CUDA ON)
+  elseif(GMA_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "GMA_CUDA is ON and nvcc was not found: put it on the path, or set CUDACXX")
+  endif()
+endif()
+
 if(GMA_WITH_TORCH)
   # Never find_package(Torch): it redefines protobuf::libprotobuf and puts old protobuf headers first.
   set(GMA_TORCH_DIR ${CMAKE_SOURCE_DIR}/.venv/lib/python3.11/site-packages/torch CACHE PATH

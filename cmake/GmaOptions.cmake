@@ -21,12 +21,13 @@ endif()
 
 # Warnings are errors in our code; generated code and third-party headers are SYSTEM.
 add_library(gma_warnings INTERFACE)
-target_compile_options(gma_warnings INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
-                                              -Wno-unused-parameter -Werror)
+set(GMA_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wno-unused-parameter -Werror)
+target_compile_options(gma_warnings INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${GMA_WARNINGS}>")
 
-add_compile_options(-fstack-protector-strong)
+# nvcc takes other options.
+add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fstack-protector-strong>)
 if(CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT GMA_SANITIZE)
-  add_compile_options(-O2 -D_FORTIFY_SOURCE=2)
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-O2> $<$<COMPILE_LANGUAGE:CXX>:-D_FORTIFY_SOURCE=2>)
 endif()
 if(GMA_SANITIZE STREQUAL "fuzzer")
   add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all

@@ -64,7 +64,7 @@ def check_layers(path: str, text: str, layers: dict[str, set[str]]) -> list[str]
 def check_sizes(path: str, text: str) -> list[str]:
     """Files and functions that are too long. A function ends where its brace is closed again."""
     lines = text.splitlines()
-    limit = MAX_HEADER if path.endswith(".h") else MAX_FILE
+    limit = MAX_HEADER if path.endswith((".h", ".cuh")) else MAX_FILE
     faults = []
     if len(lines) > limit and path not in GENERATED:
         faults.append(f"{path}: {len(lines)} lines, limit {limit}")
@@ -90,7 +90,7 @@ def check_sizes(path: str, text: str) -> list[str]:
 def main() -> int:
     layers = read_layers()
     faults = []
-    for path in tracked("*.h", "*.cc"):
+    for path in tracked("*.h", "*.cc", "*.cu", "*.cuh"):
         text = (ROOT / path).read_text(encoding="utf-8")
         faults += check_layers(path, text, layers) + check_sizes(path, text)
     for fault in faults:

@@ -1,0 +1,62 @@
+// So much of CUDA's runtime as our kernels use, on the CPU: the kernels' sources are compiled as
+// C++ against this folder, and their results are checked where there is no GPU. A block's threads
+// are fibers that change places at barriers and shuffles, blocks run one after the other. What a
+// block finds in shared memory is NaN, and a barrier or shuffle that not all threads reach is
+// fatal, so that such faults show. Races between barriers, memory outside of allocations (but for
+// the address sanitizer) and speed do not show.
+//
+// THREADS: one at a time.
+#ifndef GMA_TESTS_SUPPORT_CUDA_EMULATOR_CUDA_RUNTIME_API_H_
+#define GMA_TESTS_SUPPORT_CUDA_EMULATOR_CUDA_RUNTIME_API_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned of_x = 1, unsigned of_y = 1, unsigned of_z = 1) : x(of_x), y(of_y), z(of_z) {}
+};
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2 };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+using cudaStream_t = struct CUstream_st*;
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+};
+
+namespace gma::cuda_emulator {
+
+// Runs `thread` once for each thread of each block, with the variables of cuda_runtime.h set.
+void RunGrid(const cudaLaunchConfig_t& config, const std::function<void()>& thread);
+
+}  // namespace gma::cuda_emulator
+
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "invalid value or out of memory";
+}
+inline cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+inline cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+  *pointer = std::malloc(bytes);
+  return *pointer == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+inline cudaError_t cudaFree(void* pointer) {
+  std::free(pointer);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+
+#endif  // GMA_TESTS_SUPPORT_CUDA_EMULATOR_CUDA_RUNTIME_API_H_
