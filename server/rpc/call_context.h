@@ -17,6 +17,7 @@
 #include "server/metrics/metrics.h"
 #include "server/options/api_keys.h"
 #include "server/rpc/dispatcher.h"
+#include "server/rpc/owner_slots.h"
 #include "server/rpc/served_model.h"
 #include "server/session/snapshot.h"
 
@@ -29,6 +30,7 @@ struct RpcEnvironment {
   const Clock& clock;
   Metrics& metrics;
   Dispatcher& dispatcher;
+  OwnerSlots& moves;         // exports and imports: each holds a whole session in memory
   const ApiKeys* api_keys;   // null: every caller is the owner "local"
   absl::Duration heartbeat;  // silence after which a stream sends a Heartbeat
   SnapshotScope snapshots;

@@ -58,6 +58,8 @@ std::shared_ptr<grpc::ServerCredentials> Credentials(const std::optional<TlsFile
   return grpc::SslServerCredentials(options);
 }
 
+constexpr int kMovesAtOnce = 32;  // of one owner
+
 class RpcServerImpl final : public RpcServer {
  public:
   RpcServerImpl(const RpcServerOptions& options, Engine& engine, const ServedModel& model,
@@ -67,6 +69,7 @@ class RpcServerImpl final : public RpcServer {
                                                                          clock,
                                                                          metrics,
                                                                          dispatcher_,
+                                                                         moves_,
                                                                          options.api_keys,
                                                                          options.heartbeat,
                                                                          options.snapshots} {}
@@ -104,6 +107,7 @@ class RpcServerImpl final : public RpcServer {
   // Destroyed from the last to the first: gRPC's server is done with the services before they go,
   // and they before the dispatcher.
   Dispatcher dispatcher_;
+  OwnerSlots moves_{"exports and imports", kMovesAtOnce};
   RpcEnvironment env_;
   GenerationService generation_{env_};
   SessionsService sessions_{env_};

@@ -40,6 +40,7 @@ class ExportCall final : public grpc::ServerWriteReactor<v1::StateChunk> {
   absl::Status Ask(const v1::ExportRequest& request) {
     GMA_ASSIGN_OR_RETURN(owner_, OwnerOf(*context_, env_));
     GMA_ASSIGN_OR_RETURN(const SessionId id, ConvertSessionId(request.session_id()));
+    GMA_ASSIGN_OR_RETURN(slot_, env_.moves.Take(owner_));
     env_.engine.Export(owner_, id, [this](absl::StatusOr<SessionImage> image) {
       // Off the engine's thread: sealing takes its time.
       env_.dispatcher.Post([this, image = std::move(image)]() mutable { Take(std::move(image)); });
@@ -64,6 +65,7 @@ class ExportCall final : public grpc::ServerWriteReactor<v1::StateChunk> {
   RpcEnvironment& env_;
   grpc::CallbackServerContext* const context_;
   std::string owner_;
+  OwnerSlots::Slot slot_;
   std::optional<SnapshotWriter> writer_;
   v1::StateChunk chunk_;  // untouched until its write is done
 };
@@ -74,10 +76,7 @@ class ImportCall final : public grpc::ServerReadReactor<v1::StateChunk> {
       : env_(env), context_(context), response_(response) {}
 
   void Begin() {
-    absl::StatusOr<std::string> owner = OwnerOf(*context_, env_);
-    if (!owner.ok()) return Refuse(owner.status());
-    owner_ = *std::move(owner);
-    reader_.emplace(env_.snapshots, owner_);
+    if (absl::Status status = Ask(); !status.ok()) return Refuse(std::move(status));
     StartRead(&chunk_);
   }
 
@@ -89,6 +88,13 @@ class ImportCall final : public grpc::ServerReadReactor<v1::StateChunk> {
   void OnDone() override { delete this; }
 
  private:
+  absl::Status Ask() {
+    GMA_ASSIGN_OR_RETURN(owner_, OwnerOf(*context_, env_));
+    GMA_ASSIGN_OR_RETURN(slot_, env_.moves.Take(owner_));
+    reader_.emplace(env_.snapshots, owner_);
+    return absl::OkStatus();
+  }
+
   absl::Status Add() {
     GMA_RETURN_IF_ERROR(CheckLimit(limits::kStateChunk, chunk_.data().size()));
     return reader_->Add(chunk_.data());
@@ -114,6 +120,7 @@ class ImportCall final : public grpc::ServerReadReactor<v1::StateChunk> {
   grpc::CallbackServerContext* const context_;
   v1::SessionInfo* const response_;
   std::string owner_;
+  OwnerSlots::Slot slot_;
   std::optional<SnapshotReader> reader_;
   v1::StateChunk chunk_;
 };

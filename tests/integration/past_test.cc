@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "tests/integration/server_fixture.h"
 
@@ -204,6 +205,45 @@ TEST_F(PastTest, AFullPoolMakesRoomByParkingIdleSessions) {
   prompt.insert(prompt.end(), first.begin(), first.end());
   EXPECT_THAT(Say(oldest, {}, 6), ElementsAreArray(OracleTokens(prompt, 6)));
   EXPECT_THAT(Say(id, {}, 6), ElementsAreArray(OracleTokens(prompt, 6)));
+}
+
+TEST_F(PastTest, OneOwnersImportsAtOnceAreBounded) {
+  Start();
+  const std::string id = Open();
+  Say(id, {1, 2, 3}, 4);
+  // Streams that send nothing; the server has seen them once it answers with its metadata.
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<v1::SessionInfo> infos(32);
+  std::vector<std::unique_ptr<grpc::ClientWriter<v1::StateChunk>>> writers;
+  for (v1::SessionInfo& info : infos) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    writers.push_back(sessions_->Import(contexts.back().get(), &info));
+    v1::StateChunk chunk;
+    chunk.set_data("G");
+    ASSERT_TRUE(writers.back()->Write(chunk));
+  }
+  std::string blob;
+  grpc::Status refused;
+  for (int i = 0; i < 1000 && refused.ok(); ++i) {
+    refused = Export(id, blob);
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(refused.error_message(), HasSubstr("32 exports and imports are under way, limit 32"));
+  contexts[7]->TryCancel();
+  EXPECT_EQ(writers[7]->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  grpc::Status now = refused;
+  for (int i = 0; i < 1000 && !now.ok(); ++i) {
+    blob.clear();
+    now = Export(id, blob);
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_TRUE(now.ok()) << now.error_message();
+  for (size_t i = 0; i < writers.size(); ++i) {
+    if (i == 7) continue;
+    contexts[i]->TryCancel();
+    EXPECT_FALSE(writers[i]->Finish().ok());
+  }
 }
 
 TEST_F(PastTest, AnExportedSessionIsImportedAsANewOne) {
