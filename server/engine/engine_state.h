@@ -47,6 +47,7 @@ class EngineState {
     absl::Duration since;
     bool recovering = false;  // it is here, and catches up
     bool verifies = false;    // it is here, if it is still this server's
+    bool woken = false;       // and has just come
   };
 
   // parking.cc: rows between pool and host memory.
@@ -98,8 +99,8 @@ class EngineState {
   const size_t parked_row_bytes_;  // of an encoded row
   std::map<Name, Waking> waking_;
   absl::flat_hash_map<Name, std::unique_ptr<Recovery>> recoveries_;
-  std::optional<Name> verified_;  // whose messages are being dispatched
-  bool doubtful_ = false;         // the store did not say whether that session is ours
+  std::optional<Name> woken_, verified_;  // whose messages are being dispatched
+  bool doubtful_ = false;                 // the store did not say whether that session is ours
   absl::Duration next_verify_ = -absl::InfiniteDuration();  // of sessions with an active turn
   int64_t verifying_ = 0;                                   // of those, now
   absl::flat_hash_map<uint64_t, Request*> held_;            // by Request::held_by

@@ -24,6 +24,13 @@ absl::Status NotWritten(const absl::Status& status) {
       "the turn could not be written down and was not begun: ", std::string(status.message())));
 }
 
+// Of what has happened and could not be written down; another server's session is that.
+absl::Status Unwritten(const absl::Status& status) {
+  if (status.ok() || absl::IsAborted(status)) return status;
+  return absl::UnavailableError(
+      absl::StrCat("the session could not be written down: ", std::string(status.message())));
+}
+
 }  // namespace
 
 absl::Status EngineStore::JournalBegin(Request& request, Session& session, TurnKind kind,
@@ -90,7 +97,7 @@ void EngineStore::JournalOpen(Session& session, SavedCallback answer) {
       AppendRecord(session, std::move(nothing),
                    [this, name, always, shared](const absl::StatusOr<Written>& written) {
                      OnAppended(name, written);
-                     (*shared)(always ? written.status() : absl::OkStatus());
+                     (*shared)(always ? Unwritten(written.status()) : absl::OkStatus());
                    });
   if (asked) return;
   MarkUnsaved(session);
@@ -113,7 +120,7 @@ void EngineStore::AnswerSaved(Session& session, SavedCallback answer) {
         const bool tells = always || status.code() == absl::StatusCode::kAborted;
         Session* const here = table_.Peek(name.first, name.second);
         if (here != nullptr && always && !status.ok()) LeaveToStore(*here, status);
-        (*shared)(tells ? status : absl::OkStatus());
+        (*shared)(tells ? Unwritten(status) : absl::OkStatus());
       });
   if (asked.ok()) return;
   MarkUnsaved(session);
@@ -157,9 +164,7 @@ Session* EngineStore::OnAppended(const Name& name, const absl::StatusOr<Written>
 
 void EngineStore::LeaveToStore(Session& session, const absl::Status& status) {
   session.stored().needs_snapshot = false;
-  EndSession(session, SessionEnd::kLost,
-             absl::UnavailableError(absl::StrCat("the session could not be written down: ",
-                                                 std::string(status.message()))));
+  EndSession(session, SessionEnd::kLost, Unwritten(status));
 }
 
 void EngineStore::OnTurnWritten(uint64_t ticket, const Name& name,
@@ -230,7 +235,7 @@ bool EngineStore::JournalEnd(Request& request, FinishReason reason, bool failed,
                     .last_sequence = session.last_sequence()},
       [this, name, done = std::move(done)](const absl::StatusOr<Written>& written) mutable {
         OnAppended(name, written);
-        if (done != nullptr) done(written.status());
+        if (done != nullptr) done(Unwritten(written.status()));
       });
   if (!asked) MarkUnsaved(session);
   return asked;

@@ -26,7 +26,11 @@ void EngineStore::BalanceMemory() {
   const int64_t limit = table_.park_limit(), row = static_cast<int64_t>(parked_row_bytes_);
   const int64_t mark = std::max<int64_t>(0, limit - std::max({limit / 8, row, wanted_bytes_}));
   if (clock_.Monotonic() < next_move_) return;
+  if (table_.memory_bytes() <= mark) wanted_bytes_ = 0;
   Session* session = table_.LeastUsed(SessionTier::kMemory);
+  // Checkpoints of sessions in the pool go to disk with their session.
+  const bool checkpoints = wanted_bytes_ > 0 && session == nullptr;
+  if (checkpoints && ParkOne(/*except=*/nullptr)) session = table_.LeastUsed(SessionTier::kMemory);
   while (session != nullptr && table_.memory_bytes() - leaving_bytes_ > mark) {
     Session* const next = table_.UsedAfter(*session);
     // One whose owner's quota is used up stays, and is in nobody else's way.
@@ -34,9 +38,6 @@ void EngineStore::BalanceMemory() {
     if (!stays && absl::IsUnavailable(BeginMove(*session))) return;
     session = next;
   }
-  if (table_.memory_bytes() <= mark) wanted_bytes_ = 0;
-  // What is left are checkpoints of sessions in the pool, which go to disk with their session.
-  if (wanted_bytes_ > 0 && leaving_bytes_ == 0) ParkOne(/*except=*/nullptr);
 }
 
 absl::Status EngineStore::BeginMove(Session& session) {

@@ -13,6 +13,8 @@ namespace {
 
 constexpr absl::Duration kVerifyInterval = absl::Seconds(1);  // of sessions with an active turn
 
+absl::Status MovedError() { return absl::AbortedError("the session moved to another server"); }
+
 }  // namespace
 
 bool EngineStore::MustVerify(const Session& session) const {
@@ -28,6 +30,7 @@ void EngineStore::BeginVerify(EngineMessage& message, const Session& session) {
   Waking& waking = waking_[name];
   waking.since = clock_.Monotonic();
   waking.verifies = true;
+  waking.woken = woken_ == name;
   waking.messages.push_back(std::move(message));
   keeper_->Verify({.owner = name.first, .id = name.second}, session.stored().epoch,
                   [this, name, number = session.number()](const absl::Status& status) {
@@ -48,7 +51,13 @@ void EngineStore::EndVerify(const Name& name, const absl::Status& status) {
   const auto it = waking_.find(name);
   GMA_CHECK(it != waking_.end() && it->second.verifies);
   std::deque<EngineMessage> messages = std::exchange(it->second.messages, {});
+  // Two servers that want it at once must not take it from each other for ever.
+  const bool yields = it->second.woken && absl::IsAborted(status);
   waking_.erase(it);
+  if (yields) {
+    for (EngineMessage& message : messages) Refuse(message, MovedError());
+    return;
+  }
   verified_ = name;
   doubtful_ = absl::IsUnavailable(status);
   for (EngineMessage& message : messages) Dispatch(message);

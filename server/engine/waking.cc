@@ -122,6 +122,7 @@ void EngineStore::EndWaking(const Name& name, const absl::Status& status) {
     histories_.erase(session->number());
     table_.Forget(*session);
   }
+  if (status.ok()) woken_ = name;
   for (EngineMessage& message : waking.messages) {
     if (status.ok()) {
       Dispatch(message);
@@ -129,6 +130,7 @@ void EngineStore::EndWaking(const Name& name, const absl::Status& status) {
       Refuse(message, status);
     }
   }
+  woken_.reset();
 }
 
 SessionSnapshotInfo EngineStore::InfoOf(const SessionId& id, const SleepingSession& session) const {

@@ -211,7 +211,8 @@ void StoreClient::OnEvent(const StreamEvent& event) {
   ++seen_;
   durable_ = true;
   if (std::holds_alternative<StartedEvent>(event)) {
-    if (started_) return Mismatch(Proof::kContents, "a turn starts in the middle");
+    // Where its client sees that something is wrong.
+    if (started_) return Mismatch(Proof::kRefusal, "a turn starts in the middle");
     started_ = true;
     return;
   }

@@ -89,6 +89,7 @@ class StoreClient {
   void OnForked(const SessionSnapshotInfo& info);
   void OnInfo(const SessionSnapshotInfo& info);
   void OnClosed(const SessionSnapshotInfo& info);
+  void OnClosedBefore();
   void OnInputAnswered(const absl::StatusOr<SessionSnapshotInfo>& info);
   void OnRefused(const absl::Status& status);
   // What it was told is not what it should be; ends the simulation unless the store is to blame.

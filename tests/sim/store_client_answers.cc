@@ -144,9 +144,16 @@ void StoreClient::OnInfo(const SessionSnapshotInfo& info) {
 void StoreClient::OnClosed(const SessionSnapshotInfo& info) {
   ++counts_.closed;
   over_ = true;
-  if (!info.turn_active && info.last_sequence != model_.last) {
+  // Asked again, a server that was frozen may close what it still has of it.
+  if (tries_ == 1 && !info.turn_active && info.last_sequence != model_.last) {
     Mismatch(Proof::kContents, "another session was closed");
   }
+}
+
+// It was closed, and the answer was lost.
+void StoreClient::OnClosedBefore() {
+  over_ = true;
+  ++counts_.closed;
 }
 
 void StoreClient::OnRefused(const absl::Status& status) {
@@ -181,13 +188,11 @@ void StoreClient::OnRefused(const absl::Status& status) {
       break;
     case absl::StatusCode::kDataLoss:
       if (absl::StrContains(status.message(), "a step of the decoder failed")) return;
+      // What a server that was frozen writes of a session that was closed is never whole.
+      if (op_ == Op::kClose && tries_ > 1) return OnClosedBefore();
       break;
     case absl::StatusCode::kNotFound:
-      if (op_ == Op::kClose) {  // once more: it was closed before its answer was lost
-        over_ = true;
-        ++counts_.closed;
-        return;
-      }
+      if (op_ == Op::kClose) return OnClosedBefore();
       if (!durable_) {  // the open, or the fork, had not been written
         over_ = true;
         ++counts_.lost_opens;
