@@ -188,15 +188,15 @@ class Chaos {
     const LoadCounts& counts = load.counts();
     std::printf(
         "seed %lu, store %s, durability %s: %d kills in %.0f s; the server came up %ld times\n"
-        "%ld sessions with %ld turns and %ld tokens compared; %ld answers taken up again, %ld "
-        "connections cut\n"
+        "%ld sessions with %ld turns and %ld tokens compared; %ld answers cancelled, input entered "
+        "%ld; %ld answers taken up again, %ld connections cut\n"
         "%ld sessions came back from the store, %ld of them through their journal, %ld in the "
         "middle of an answer or with its end to be shown again; %ld calls of the store failed\n"
         "%ld faults\n",
         flags_.seed, flags_.store.c_str(), flags_.durability.c_str(), flags_.kills,
         absl::ToDoubleSeconds(took), log[0], counts.sessions.load(), counts.turns.load(),
-        counts.tokens.load(), counts.resumes.load(), cuts, log[3], log[1], log[2], log[4],
-        counts.faults.load());
+        counts.tokens.load(), counts.cancelled.load(), counts.entered.load(), counts.resumes.load(),
+        cuts, log[3], log[1], log[2], log[4], counts.faults.load());
     if (counts.faults == 0) return;
     const std::string kept = absl::StrCat("/tmp/gma_chaos_", flags_.seed, ".log");
     std::error_code ignored;

@@ -19,7 +19,9 @@ struct SeenEvent {
 struct SeenTurn {
   std::string what;  // the step of the script, for messages
   std::vector<SeenEvent> events;
-  std::string end;             // why the answer ended; of other turns empty
+  std::string end;  // why the answer ended; of other turns empty
+  // Where in an answer that happened which time decides about, in tokens drawn; 0: it did not.
+  int64_t cancelled_after = 0, input_after = 0;
   int64_t context_tokens = 0;  // of the session after the turn
   uint64_t last_sequence = 0;  // likewise
 };

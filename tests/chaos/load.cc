@@ -68,10 +68,14 @@ void Load::Run() {
 
 void Load::Compare(uint64_t number, client::Client& reference, SeenSession seen) {
   Conversation undisturbed(reference, MakeScript(options_.seed, number), open_state_,
-                           options_.patience);
+                           options_.patience, &seen);
   while (undisturbed.Step()) {
   }
   counts_.turns += static_cast<int64_t>(seen.turns.size());
+  for (const SeenTurn& turn : seen.turns) {
+    if (turn.cancelled_after > 0) ++counts_.cancelled;
+    if (turn.input_after > 0) ++counts_.entered;
+  }
   ++counts_.sessions;
   const std::vector<std::string> faults = chaos::Compare(seen, undisturbed.TakeSeen());
   if (faults.empty()) return;

@@ -29,6 +29,7 @@ struct LoadOptions {
 struct LoadCounts {
   std::atomic<int64_t> steps{0};  // that were taken so far; the others: of sessions compared
   std::atomic<int64_t> sessions{0}, turns{0}, tokens{0}, resumes{0}, faults{0};
+  std::atomic<int64_t> cancelled{0}, entered{0};  // answers: cancelled, and with input in them
 };
 
 // THREADS: any.

@@ -8,12 +8,22 @@
 
 namespace gma::chaos {
 
-enum class StepKind { kGenerate, kAppend, kRewind, kFork, kCheckpoint };
+enum class StepKind {
+  kGenerate,
+  kCancel,     // an answer that is cancelled while it is drawn; only on a stream
+  kInterject,  // an answer that is given input while it is drawn; only on a stream
+  kAppend,
+  kRewind,
+  kFork,
+  kCheckpoint,
+};
 
 struct Step {
   StepKind kind;
-  std::string text = {};   // of Generate and Append; empty: an answer that goes on
+  std::string text = {};   // of an answer and Append; empty: an answer that goes on
   int64_t max_tokens = 0;  // of an answer
+  int64_t read = 0;        // of Cancel and Interject: tokens of the answer before that
+  std::string input = {};  // of Interject
   double temperature = 0;
   uint64_t seed = 0;
   int64_t tokens_back = 0;  // of Rewind, at most
