@@ -9,6 +9,7 @@
 
 #include <csignal>
 #include <fstream>
+#include <random>
 #include <sstream>
 #include <utility>
 
@@ -48,13 +49,20 @@ std::vector<std::string> CommandOf(const std::string& binary, const std::string&
 }  // namespace
 
 int FreePort() {
-  const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address = Loopback(0);
-  socklen_t size = sizeof(address);
-  GMA_CHECK(bind(listener, reinterpret_cast<sockaddr*>(&address), size) == 0);
-  GMA_CHECK(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size) == 0);
-  close(listener);
-  return ntohs(address.sin_port);
+  // Below those that the system gives to connections: one of them would take it before the server
+  // does, or while that one is dead.
+  constexpr int kFirst = 15'000, kEnd = 32'000;
+  std::random_device random;
+  for (;;) {
+    const int port = kFirst + static_cast<int>(random() % (kEnd - kFirst));
+    const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    GMA_CHECK(listener >= 0);
+    const sockaddr_in address = Loopback(port);
+    const bool is_free =
+        bind(listener, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+    close(listener);
+    if (is_free) return port;
+  }
 }
 
 Child::Child(std::vector<std::string> command, std::string log)
