@@ -110,13 +110,27 @@ void SessionCall::Cancel() {
 }
 
 void SessionCall::Grant(int64_t tokens) {
-  v1::SessionRequest request;
-  request.mutable_credit()->set_tokens(tokens);
   absl::MutexLock lock(&mutex_);
-  request.set_request_id(++last_id_);
+  const int64_t before = std::min(tokens, unread_);
+  unread_ -= before;
+  if (tokens > before) SendCredit(tokens - before);
+}
+
+void SessionCall::GrantUnread(int64_t tokens) {
+  for (const auto& [id, command] : pending_) {
+    if (!command.unclear) continue;
+    unread_ += tokens;
+    return SendCredit(tokens);
+  }
+}
+
+void SessionCall::SendCredit(int64_t tokens) {
   owed_ -= tokens;
-  // A stream to come begins with what is not owed then.
-  if (!status_.has_value()) stream_->Send(std::move(request));
+  if (status_.has_value()) return;  // a stream to come begins with what is not owed then
+  v1::SessionRequest request;
+  request.set_request_id(++last_id_);
+  request.mutable_credit()->set_tokens(tokens);
+  stream_->Send(std::move(request));
 }
 
 void SessionCall::Forget(uint64_t request_id) {
@@ -258,7 +272,10 @@ void SessionCall::OnEvent(int attempt, v1::SessionResponse event) {
     retries_.Progress();
     knows_last_ = true;
   }
-  if (event.has_tokens()) owed_ += numbers;
+  if (event.has_tokens()) {
+    owed_ += numbers;
+    GrantUnread(numbers);
+  }
   if (event.has_opened()) TakeOpened(event.opened());
   ended_ = ended_ || event.has_ended();
   if (!Settle(event)) return;

@@ -86,6 +86,10 @@ class SessionCall : public std::enable_shared_from_this<SessionCall> {
   // Sends the commands whose turn it is.
   void SendDue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendNow(Pending& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Tokens came while input waits for the rest of its turn to show whether it entered. Whoever
+  // reads the turn may be waiting for that input, so they are granted again unread.
+  void GrantUnread(int64_t tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SendCredit(int64_t tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Nothing more is to come of `command`, or wanted of it.
   void Erase(std::map<uint64_t, Pending>::iterator command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnEvent(int attempt, v1::SessionResponse event) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -115,6 +119,8 @@ class SessionCall : public std::enable_shared_from_this<SessionCall> {
   std::map<uint64_t, Pending> pending_ ABSL_GUARDED_BY(mutex_);     // by request id
   std::map<uint64_t, EventQueue> waiting_ ABSL_GUARDED_BY(mutex_);  // likewise
   int64_t owed_ ABSL_GUARDED_BY(mutex_) = 0;  // tokens that came and were not granted again
+  int64_t unread_ ABSL_GUARDED_BY(mutex_) =
+      0;  // tokens that were granted again before they were read
   SequenceCheck sequence_ ABSL_GUARDED_BY(mutex_);
   // The last event seen is the session's last one, unless what is pending has made more.
   bool knows_last_ ABSL_GUARDED_BY(mutex_) = false;

@@ -155,6 +155,49 @@ TEST(SessionOnce, WhatMayHaveBeenDoneIsNotSentOnceMoreWhenItsNumberIsRefused) {
   EXPECT_EQ(streams, 2);
 }
 
+TEST(SessionOnce, AnAnswerFlowsWhileItsReaderWaitsForInputThatABreakMadeUnclear) {
+  ScriptedServer server;
+  int streams = 0;
+  server.on_session = [&](auto&, auto& stream) {
+    Events events;
+    const int64_t credit = Open(stream, events).open().initial_credit();
+    if (++streams == 1) {
+      Command(stream, events);
+      stream.Write(events.Started());
+      stream.Write(events.Tokens("x", 2));
+      while (!Command(stream, events).has_append()) {
+      }
+      return grpc::Status(grpc::StatusCode::UNAVAILABLE, "killed");
+    }
+    for (int i = 0; i < 3; ++i) events.Skip();
+    Command(stream, events);  // the answer, once more
+    const uint64_t turn = 2;
+    // Ten tokens more, no more at a time than were granted.
+    int64_t left = credit;
+    for (int token = 0; token < 10; ++token) {
+      while (left == 0) left = Command(stream, events).credit().tokens();
+      --left;
+      events.Answer(turn);
+      stream.Write(events.Tokens("y"));
+    }
+    stream.Write(events.Finished());
+    v1::SessionRequest append;
+    do append = Command(stream, events);
+    while (append.has_credit());
+    EXPECT_EQ(append.append().after(), 14u);
+    Appended(stream, events);
+    Command(stream, events);
+    return grpc::Status::OK;
+  };
+  v1::SessionOpen open = Kept();
+  open.set_initial_credit(3);
+  const auto session = server.client().OpenSession(open);
+  const auto answer = (*session)->Generate({});
+  EXPECT_EQ((*answer->Next())->text, "xx");
+  EXPECT_EQ(*(*session)->Append(Text("one")), 15);
+  EXPECT_EQ(*Read(*answer), "yyyyyyyyyy");
+}
+
 TEST(SessionOnce, WhatWouldBeATurnWaitsForTheAppendBeforeIt) {
   ScriptedServer server;
   std::vector<std::string> seen;
