@@ -57,6 +57,7 @@ class SessionFigures {
 
   void Note(const char* what, const Place& place, double milliseconds);
   absl::Status Time(const char* what, const Place& place, const Call& call);
+  absl::StatusOr<int64_t> RowsInUse(const Place& place);
   absl::Status MeasureForks(const Place& place, bool many);
   absl::Status MeasurePast(const Place& place);
   absl::Status MeasureBlob(const Place& place);
