@@ -57,6 +57,7 @@ bool EngineCore::Tick() {
   if (keeper_ != nullptr) {
     SaveUnsaved(now);
     VerifyActive(now);
+    JournalLongTurns(now);
     metrics_.store_lag->Set(absl::ToDoubleSeconds(StoreLag()));  // it grows by itself
   }
   BalanceMemory();
@@ -108,6 +109,7 @@ absl::Duration EngineCore::NextTimer() const {
     next = std::min(next, clock_.Monotonic() + absl::Seconds(1));
   }
   if (shares_store() && !turns_.empty()) next = std::min(next, next_verify_);
+  if (journals() && !turns_.empty()) next = std::min(next, next_long_turns_);
   next = std::min(next, NextWaitingDeadline());
   for (const auto& request : requests_) next = std::min(next, request->deadline);
   return next;

@@ -101,9 +101,10 @@ class EngineState {
   absl::flat_hash_map<Name, std::unique_ptr<Recovery>> recoveries_;
   std::optional<Name> woken_, verified_;  // whose messages are being dispatched
   bool doubtful_ = false;                 // the store did not say whether that session is ours
-  absl::Duration next_verify_ = -absl::InfiniteDuration();  // of sessions with an active turn
-  int64_t verifying_ = 0;                                   // of those, now
-  absl::flat_hash_map<uint64_t, Request*> held_;            // by Request::held_by
+  absl::Duration next_long_turns_ = -absl::InfiniteDuration();  // look at turns that last long
+  absl::Duration next_verify_ = -absl::InfiniteDuration();      // of sessions with an active turn
+  int64_t verifying_ = 0;                                       // of those, now
+  absl::flat_hash_map<uint64_t, Request*> held_;                // by Request::held_by
   uint64_t next_ticket_ = 1;
   absl::flat_hash_set<uint64_t> moving_;    // numbers of sessions on their way to disk
   int64_t wanted_bytes_ = 0;                // of the largest session that had no room

@@ -103,6 +103,8 @@ class EngineStore : protected EngineState {
   // The beginning of a turn or input that has entered it, whichever was asked for last.
   void OnTurnWritten(uint64_t ticket, const Name& name, const absl::StatusOr<Written>& written);
   void Release(Request& request);
+  // Notes that turns which outlast half of their session's ttl still run.
+  void JournalLongTurns(absl::Duration now);
   bool AppendRecord(Session& session, JournalRecord record, Keeper::Done<Written> done);
   // Counts a record that was written or not; returns the session, if it is still there.
   // With kAlways a record that was not written ends it here.

@@ -14,6 +14,9 @@
 namespace gma {
 namespace {
 
+// The smallest ttl is a second.
+constexpr absl::Duration kLongTurnsInterval = absl::Milliseconds(250);
+
 // Nearly what a record takes in the store.
 int64_t RecordBytes(const std::vector<int32_t>& tokens) {
   return 512 + static_cast<int64_t>(tokens.size()) * 4;
@@ -127,6 +130,22 @@ void EngineStore::AnswerSaved(Session& session, SavedCallback answer) {
   (*shared)(always ? asked : absl::OkStatus());
 }
 
+void EngineStore::JournalLongTurns(absl::Duration now) {
+  if (!journals() || now < next_long_turns_) return;
+  next_long_turns_ = now + kLongTurnsInterval;
+  for (const auto& request : requests_) {
+    if (!request->journaled || request->held_by != 0 || !request->begun()) continue;
+    if (request->state == RequestState::kEnded) continue;
+    Session& session = *request->session;
+    if (session.stored().needs_snapshot) continue;
+    if (now - session.stored().journaled_at < session.ttl() / 2) continue;
+    const Name name(session.owner().name, session.id());
+    AppendRecord(session, TurnRunsRecord{}, [this, name](const absl::StatusOr<Written>& written) {
+      OnAppended(name, written);
+    });
+  }
+}
+
 bool EngineStore::AppendRecord(Session& session, JournalRecord record, Keeper::Done<Written> done) {
   // What happens in a turn that was written down has to be too, or be forgotten.
   const bool begins = std::holds_alternative<TurnBeginRecord>(record);
@@ -141,6 +160,7 @@ bool EngineStore::AppendRecord(Session& session, JournalRecord record, Keeper::D
                    .sync = options_.durability == Durability::kAlways},
                   std::move(done));
   stored.exists = true;
+  stored.journaled_at = clock_.Monotonic();
   return true;
 }
 

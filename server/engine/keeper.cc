@@ -31,7 +31,10 @@ size_t BytesOf(const JournalRecord& record) {
     return 256 + begin->feed.size() * 4 + begin->sampling.allowed_tokens.size() * 4;
   }
   if (const auto* end = std::get_if<TurnEndRecord>(&record)) return 64 + end->drawn.size() * 4;
-  return 64 + std::get<InterjectionRecord>(record).tokens.size() * 4;
+  if (const auto* input = std::get_if<InterjectionRecord>(&record)) {
+    return 64 + input->tokens.size() * 4;
+  }
+  return 64;
 }
 
 // What a client is told of a stored session that does not open.

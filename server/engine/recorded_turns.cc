@@ -84,6 +84,7 @@ class Walk {
 absl::StatusOr<std::vector<RecordedTurn>> TurnsOf(std::vector<JournalRecord> records) {
   std::vector<RecordedTurn> turns;
   for (JournalRecord& record : records) {
+    if (std::holds_alternative<TurnRunsRecord>(record)) continue;
     const bool unended = !turns.empty() && !turns.back().end;
     const bool answers = unended && turns.back().begin.kind == TurnKind::kAnswer;
     // An Append of nothing tells that the session was opened.

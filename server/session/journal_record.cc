@@ -45,6 +45,9 @@ void Fields(Codec& codec, T& record) {
   codec(reason, drawn, failed, context_after, last_sequence);
 }
 
+template <typename Codec, SameAs<TurnRunsRecord> T>
+void Fields(Codec& /*codec*/, T& /*record*/) {}
+
 namespace {
 
 constexpr std::string_view kMagic("GMAJRNL\0", 8);
@@ -74,6 +77,7 @@ class Judge {
     return record.reason <= FinishReason::kCancelled && Tokens(record.drawn) &&
            record.context_after >= 0 && record.last_sequence >= 0;
   }
+  bool operator()(const TurnRunsRecord& /*record*/) const { return true; }
 
  private:
   bool Token(int32_t token) const { return token >= 0 && token < vocab_size_; }
@@ -116,9 +120,11 @@ absl::StatusOr<JournalRecord> ReadRecordBody(std::string_view bytes, int32_t voc
       return ReadAs<InterjectionRecord>(reader, vocab_size);
     case 2:
       return ReadAs<TurnEndRecord>(reader, vocab_size);
+    case 3:
+      return ReadAs<TurnRunsRecord>(reader, vocab_size);
     default:
       return absl::InvalidArgumentError(absl::StrCat(
-          "the journal record is of kind ", static_cast<int>(kind), ", must be in [0, 2]"));
+          "the journal record is of kind ", static_cast<int>(kind), ", must be in [0, 3]"));
   }
 }
 

@@ -68,7 +68,11 @@ struct TurnEndRecord {
   int64_t last_sequence = 0;   // number of its last event
 };
 
-using JournalRecord = std::variant<TurnBeginRecord, InterjectionRecord, TurnEndRecord>;
+// The turn still runs: written so that the session does not expire in the store under it.
+struct TurnRunsRecord {};
+
+using JournalRecord =
+    std::variant<TurnBeginRecord, InterjectionRecord, TurnEndRecord, TurnRunsRecord>;
 
 // Where a record stands.
 struct RecordPlace {

@@ -50,8 +50,9 @@ struct StoredState {
   bool unfinished = false;
   int64_t fed_at_snapshot = 0;  // tokens fed when the last snapshot was taken
   int64_t bytes = 0;            // what it takes there
-  uint64_t version = 1;         // rises with each change of what a snapshot holds
-  uint64_t saved = 0;           // version of the snapshot that the store has
+  absl::Duration journaled_at = -absl::InfiniteDuration();  // the last record, asked for
+  uint64_t version = 1;  // rises with each change of what a snapshot holds
+  uint64_t saved = 0;    // version of the snapshot that the store has
 };
 
 // Times are on Clock::Monotonic(). THREADS: engine thread only.

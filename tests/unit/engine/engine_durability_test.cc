@@ -90,6 +90,32 @@ TEST_P(Journaled, AKillBetweenTurnsLosesNothing) {
   }
 }
 
+TEST_P(Journaled, ATurnThatOutlastsTheSessionsTtlOutlivesAKill) {
+  const EngineOptions options = Options(GetParam());
+  Start(options);
+  const Info opened = OpenNow("alice", absl::Seconds(100));
+  ASSERT_THAT(opened, IsOk());
+  Known session = {.id = opened->id, .tokens = {}};
+  Turn(session, {4, 5}, 3);
+  GenerateSpec spec = TurnOf(session, {3, 4}, 20);
+  spec.request_key = "turn";
+  spec.initial_credit = 2;  // and no more: it stands still, and is no less active
+  Reader first = Generate(spec);
+  for (int i = 0; i < 10; ++i) {
+    clock.Advance(absl::Seconds(40));
+    Run({&first});
+  }
+  EXPECT_EQ(first.token_count(), 2U);
+  Kill(options);
+  Reader second = Resume(session, session.last_sequence + 3);
+  Run({&second});
+  ASSERT_THAT(second.status, Optional(IsOk()));
+  std::vector<int32_t> answer(first.tokens().begin(), first.tokens().end());
+  answer.insert(answer.end(), second.tokens().begin(), second.tokens().end());
+  Take(session, spec, answer);
+  EXPECT_EQ(Info_(session.id)->ttl, absl::Seconds(100));
+}
+
 TEST_P(Journaled, AStreamThatAKillHasCutGoesOnAfterTheLastNumber) {
   const EngineOptions options = Options(GetParam());
   for (const size_t seen : {size_t{1}, size_t{5}, size_t{19}}) {

@@ -115,6 +115,10 @@ TEST_F(JournalRecordTest, EveryFieldSurvives) {
   EXPECT_EQ(std::get<InterjectionRecord>(*interjection).drawn, 9);
   EXPECT_THAT(std::get<InterjectionRecord>(*interjection).tokens, ElementsAre(12, 13));
 
+  const auto runs = Open(6, Seal(6, TurnRunsRecord()));
+  ASSERT_THAT(runs, IsOk());
+  EXPECT_TRUE(std::holds_alternative<TurnRunsRecord>(*runs));
+
   TurnEndRecord failed = End();
   failed.failed = true;
   const auto end = Open(7, Seal(7, failed));
@@ -223,7 +227,7 @@ TEST_F(JournalRecordTest, WhatContradictsItselfIsRefusedAlthoughItIsSealed) {
   end = End();
   end.drawn[0] = 50;
   EXPECT_THAT(Open(7, Seal(7, end)), StatusIs(kBad, HasSubstr("contradicts")));
-  EXPECT_THAT(ReadRecordBody("\x03", 50), StatusIs(kBad, HasSubstr("of kind 3")));
+  EXPECT_THAT(ReadRecordBody("\x04", 50), StatusIs(kBad, HasSubstr("of kind 4")));
 }
 
 TEST_F(JournalRecordTest, ABodyThatIsCutIsRefusedAndClaimsNoMemory) {
