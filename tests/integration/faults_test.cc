@@ -69,8 +69,13 @@ class FaultsTest : public ::testing::Test {
     options.step_time = absl::Milliseconds(1);
     return options;
   }
-  void ExpectGoodAnswer() {
-    const ReadAnswer answer = Generate(*stub_, GreedyRequest({3, 4}, 20));
+  // `patience`: how long it comes back while the server is full, as it is told to.
+  void ExpectGoodAnswer(absl::Duration patience = absl::ZeroDuration()) {
+    ReadAnswer answer;
+    Eventually(patience, [&] {
+      answer = Generate(*stub_, GreedyRequest({3, 4}, 20));
+      return answer.status.error_code() != grpc::StatusCode::RESOURCE_EXHAUSTED;
+    });
     EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
     EXPECT_THAT(answer.tokens, ElementsAreArray(OracleTokens({3, 4}, 20)));
   }
@@ -167,7 +172,8 @@ TEST_F(FaultsTest, AThousandStreamsAtOnceHarmNobody) {
     const EngineStatus status = server_->engine().GetStatus();
     return status.rows_used == 0 && status.requests_waiting == 0;
   }));
-  ExpectGoodAnswer();
+  // Streams that were cancelled on their way may still come, and go.
+  ExpectGoodAnswer(absl::Seconds(5));
 }
 
 // The trailing metadata of a refusal says when to come back.
