@@ -69,7 +69,9 @@ Request& EngineCore::AddRequest(GenerateMessage message) {
 void EngineCore::OnMessage(GenerateMessage message) { Admit(AddRequest(std::move(message))); }
 
 std::unique_ptr<Request> NewAppend(AppendSpec& spec, absl::Duration accepted_at) {
-  return NewRequest(spec, accepted_at);
+  std::unique_ptr<Request> request = NewRequest(spec, accepted_at);
+  request->caller_gone = std::move(spec.abandoned);
+  return request;
 }
 
 void EngineCore::OnMessage(AppendMessage message) {
@@ -87,6 +89,7 @@ void EngineCore::OnMessage(RewindMessage message) {
   request->accepted_at = message.accepted_at;
   request->after = message.spec.after;
   request->rewind = std::move(message.spec.target);
+  request->caller_gone = std::move(message.spec.abandoned);
   request->done = std::move(message.done);
   Admit(std::move(request));
 }
@@ -112,10 +115,7 @@ void EngineCore::Admit(std::unique_ptr<Request> request) {
 }
 
 void EngineCore::Admit(Request& request) {
-  // Nothing is done for a request that nobody waits for any more.
-  if (request.stream != nullptr && request.stream->cancelled()) {
-    return Cancel(request, /*by_client=*/false);
-  }
+  if (request.abandoned()) return Fail(request, AbandonedError());
   if (request.deadline <= clock_.Monotonic()) {
     return Fail(request,
                 absl::DeadlineExceededError("the request's deadline passed before it could start"));
@@ -141,7 +141,8 @@ absl::Status EngineCore::AdmitToSession(Request& request) {
   }
   if (busy != turns_.end() && busy->second.active->detached) {
     Request& detached = *busy->second.active;
-    if (detached.recovered && request.after.value_or(INT64_MAX) > session->last_sequence()) {
+    const bool behind = request.after.value_or(INT64_MAX) > session->last_sequence();
+    if (detached.recovered && (behind || !busy->second.waiting.empty())) {
       CatchUp(detached, request.after);
       WaitForTurn(request, *session);
       return absl::OkStatus();

@@ -26,12 +26,13 @@ absl::Duration WaitsUntil(const EngineMessage& message) {
 bool IsAbandoned(const EngineMessage& message) {
   return std::visit(
       [](const auto& typed) {
-        if constexpr (requires { typed.stream->cancelled(); }) return typed.stream->cancelled();
-        if constexpr (requires { typed.spec.turn; }) {
-          if (typed.spec.turn != nullptr && typed.spec.turn->cancelled()) return true;
-        }
         if constexpr (requires { typed.spec.abandoned; }) {
           return typed.spec.abandoned != nullptr && typed.spec.abandoned();
+        } else if constexpr (requires {
+                               typed.spec;
+                               typed.stream;
+                             }) {
+          return typed.stream->cancelled();
         }
         return false;
       },
@@ -60,7 +61,7 @@ bool EngineCore::Prepare(EngineMessage& posted, const Message& message) {
   // What a server finds in its mailbox after it was frozen must not take a session from the one
   // that its client has gone to.
   if (shares_store() && IsAbandoned(posted)) {
-    Refuse(posted, absl::CancelledError("the reader of the stream is gone"));
+    Refuse(posted, AbandonedError());
     return false;
   }
   if (const auto address = AddressOf(message)) {
@@ -134,7 +135,7 @@ void EngineCore::EndOverdueWaiting(absl::Duration now) {
     std::deque<EngineMessage> kept;
     for (EngineMessage& message : std::exchange(messages, {})) {
       if (IsAbandoned(message)) {
-        Refuse(message, absl::CancelledError("the reader of the stream is gone"));
+        Refuse(message, AbandonedError());
       } else if (WaitsUntil(message) <= now) {
         Refuse(message, absl::DeadlineExceededError("the request's deadline has passed"));
       } else {

@@ -126,7 +126,7 @@ void EngineCore::FinishAppend(Request& request) {
 void EngineCore::Cancel(Request& request, bool by_client) {
   if (request.state == RequestState::kEnded) return;
   if (!by_client) {
-    return LoseReader(request, absl::CancelledError("the reader of the stream is gone"));
+    return LoseReader(request, AbandonedError());
   }
   if (request.candidates.empty()) {
     // It still waits for its session: the one answer it asked for ends before it began.
@@ -227,7 +227,8 @@ void EngineCore::BeginNextTurn(Request& ended) {
   while (!it->second.waiting.empty()) {
     Request& next = *it->second.waiting.front();
     it->second.waiting.pop_front();
-    const absl::Status status = BeginSessionTurn(next, session);
+    const absl::Status status =
+        next.abandoned() ? AbandonedError() : BeginSessionTurn(next, session);
     // It is the active turn now; or it was, and has begun the one after it.
     if (status.ok()) return;
     Fail(next, status);

@@ -129,7 +129,11 @@ void EngineCore::EndAll() {
       if (waiting && request.state != RequestState::kWaitingForSession) continue;
       // What is written down goes on elsewhere; of any other answer that is the end.
       const bool kept = keeper_ != nullptr && request.generates && request.history != nullptr;
-      kept && !request.journaled ? Cancel(request, /*by_client=*/true) : Fail(request, status);
+      if (kept && !request.journaled) {
+        Cancel(request, /*by_client=*/true);
+      } else {
+        Fail(request, status);
+      }
     }
   }
   replays_.CloseAll(status);

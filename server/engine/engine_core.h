@@ -130,7 +130,7 @@ class EngineCore final : public EngineStore {
   // Whether `request` is the session's last turn, or one that waits, called again: it is ended
   // then, and what it answers through goes to that turn. ERRORS: kInvalidArgument.
   absl::StatusOr<bool> JoinTurn(Request& request, Session& session);
-  void AnswerAgain(EngineCallback<SessionSnapshotInfo> done, Request* same, const Session& session);
+  void AnswerAgain(Request& again, Request* same, const Session& session);
 
   // interjection.cc: input while a turn generates.
   void OnMessage(BargeInMessage message);
@@ -150,8 +150,8 @@ class EngineCore final : public EngineStore {
   void OnMessage(CloseMessage message);
   absl::StatusOr<Session*> Open(const OpenMessage& message);
   SessionSnapshotInfo InfoOf(const Session& session) const override;
-  // Awake, asleep, and in the store alone.
-  std::vector<SessionSnapshotInfo> List(const ListMessage& m, absl::Span<const StoredEntry> stored);
+  // Awake, asleep, and in the store alone, once it has said so.
+  std::vector<SessionSnapshotInfo> List(const ListMessage& message);
   void ExpireSessions(absl::Duration now);
 
   // past_calls.cc: fork, checkpoint, rewind, export, import.

@@ -54,6 +54,8 @@ struct ListMessage {
   std::optional<SessionId> after;
   int32_t limit;
   EngineCallback<std::vector<SessionSnapshotInfo>> done;
+  std::vector<StoredEntry> stored = {};  // what the store has said so far, and up to where it did
+  std::string stored_after = {};
 };
 struct CloseMessage {
   std::string owner;

@@ -157,12 +157,12 @@ void Keeper::Read(const StoredName& name, absl::AnyInvocable<void()> run) {
   work_.NotifyAll();
 }
 
-void Keeper::List(std::string owner, std::optional<SessionId> after, int32_t limit,
+void Keeper::List(std::string owner, std::string after, int32_t limit,
                   Done<std::vector<StoredEntry>> done) {
   const std::string name = NameOf({.owner = std::move(owner), .id = SessionId({0, 0})}).owner;
-  auto run = [this, name, after, limit, done = std::move(done)]() mutable {
+  auto run = [this, name, after = std::move(after), limit, done = std::move(done)]() mutable {
     auto listed = std::make_shared<absl::StatusOr<std::vector<StoredEntry>>>(
-        store_->List(name, after ? after->Hex() : "", limit));
+        store_->List(name, after, limit));
     Count(StoreCallLabel::kList, listed->status()).IgnoreError();
     post_([done = std::move(done), listed]() mutable { done(std::move(*listed)); });
   };

@@ -107,7 +107,8 @@ class Keeper {
   // Whether other servers can have claimed sessions of this one, and whether one has done so.
   bool shared() const { return store_->shared(); }
   void Verify(StoredName name, uint64_t epoch, absl::AnyInvocable<void(const absl::Status&)> done);
-  void List(std::string owner, std::optional<SessionId> after, int32_t limit,
+  // As SessionStore::List.
+  void List(std::string owner, std::string after, int32_t limit,
             Done<std::vector<StoredEntry>> done);
 
   // When the oldest write that is not done was asked for; InfiniteDuration: there is none.

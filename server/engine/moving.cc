@@ -171,8 +171,7 @@ absl::Duration EngineStore::StoreLag() const {
 
 void EngineStore::OnMoved(Session& session) {
   GMA_LOG(kWarning, "session_moved", {{"session", session.id().Short()}});
-  EndSession(session, SessionEnd::kMoved,
-             absl::AbortedError("the session moved to another server"));
+  EndSession(session, SessionEnd::kMoved, MovedError());
 }
 
 void EngineStore::SaveAll() {

@@ -13,8 +13,6 @@ namespace {
 
 constexpr absl::Duration kVerifyInterval = absl::Seconds(1);  // of sessions with an active turn
 
-absl::Status MovedError() { return absl::AbortedError("the session moved to another server"); }
-
 }  // namespace
 
 bool EngineStore::MustVerify(const Session& session) const {

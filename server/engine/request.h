@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -60,6 +61,12 @@ struct Request {
            !candidates.empty();
   }
 
+  // Nobody waits for what has not begun.
+  bool abandoned() const {
+    if (generates) return stream != nullptr && stream->cancelled();
+    return caller_gone != nullptr && caller_gone();
+  }
+
   // Nobody reads the turn, or its reader has just gone.
   bool unread() const { return stream == nullptr || stream->cancelled(); }
 
@@ -111,6 +118,7 @@ struct Request {
   int32_t n = 1;
   // Append and Rewind:
   EngineCallback<SessionSnapshotInfo> done;
+  std::function<bool()> caller_gone;   // null: never
   std::optional<RewindTarget> rewind;  // of a Rewind
 
   std::vector<int32_t> feed;  // everything to feed; without an answer, its last token stays pending

@@ -224,7 +224,7 @@ absl::StatusOr<bool> EngineCore::JoinTurn(Request& request, Session& session) {
   EndRequest(request);
   request.stream = nullptr;
   if (!generates) {
-    AnswerAgain(std::move(request.done), same, session);
+    AnswerAgain(request, same, session);
     return true;
   }
   if (same != nullptr && !same->begun()) {
@@ -239,9 +239,14 @@ absl::StatusOr<bool> EngineCore::JoinTurn(Request& request, Session& session) {
   return true;
 }
 
-void EngineCore::AnswerAgain(EngineCallback<SessionSnapshotInfo> done, Request* same,
-                             const Session& session) {
+void EngineCore::AnswerAgain(Request& again, Request* same, const Session& session) {
+  EngineCallback<SessionSnapshotInfo> done = std::move(again.done);
   if (same != nullptr) {
+    if (same->caller_gone != nullptr) {
+      same->caller_gone = [first = std::move(same->caller_gone), second = again.caller_gone] {
+        return first() && second != nullptr && second();
+      };
+    }
     same->done = [first = std::move(same->done),
                   second = std::move(done)](absl::StatusOr<SessionSnapshotInfo> info) mutable {
       first(info);

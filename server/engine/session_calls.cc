@@ -1,4 +1,6 @@
 // Calls on sessions: open, get, list, close; and their expiry.
+#include <algorithm>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -75,38 +77,45 @@ void EngineCore::OnMessage(GetMessage message) {
 }
 
 void EngineCore::OnMessage(ListMessage message) {
-  if (keeper_ == nullptr) return message.done(List(message, {}));
-  const auto after = message.after;
+  if (keeper_ == nullptr) return message.done(List(message));
+  if (message.after && message.stored_after.empty()) message.stored_after = message.after->Hex();
+  std::string owner = message.owner, after = message.stored_after;
   const int32_t limit = message.limit;
-  std::string owner = message.owner;
-  keeper_->List(std::move(owner), after, limit,
+  keeper_->List(std::move(owner), std::move(after), limit,
                 [this, message = std::move(message)](
-                    absl::StatusOr<std::vector<StoredEntry>> stored) mutable {
-                  if (!stored.ok()) return message.done(stored.status());
-                  message.done(List(message, *stored));
+                    absl::StatusOr<std::vector<StoredEntry>> listed) mutable {
+                  if (!listed.ok()) return message.done(listed.status());
+                  const auto full = static_cast<size_t>(message.limit);
+                  const bool more = listed->size() == full;
+                  if (more) message.stored_after = listed->back().id;
+                  for (StoredEntry& entry : *listed) {
+                    // One that was closed here may still be in the store for a moment.
+                    const absl::StatusOr<SessionId> id = SessionId::FromHex(entry.id);
+                    if (!id.ok() || table_.RemembersEnd(message.owner, *id)) continue;
+                    message.stored.push_back(std::move(entry));
+                  }
+                  if (more && message.stored.size() < full) return OnMessage(std::move(message));
+                  message.done(List(message));
                 });
 }
 
-std::vector<SessionSnapshotInfo> EngineCore::List(const ListMessage& m,
-                                                  absl::Span<const StoredEntry> stored) {
+std::vector<SessionSnapshotInfo> EngineCore::List(const ListMessage& message) {
   std::vector<SessionSnapshotInfo> infos;
-  for (const Session* session : table_.List(m.owner, m.after, m.limit)) {
-    infos.push_back(InfoOf(*session));
-  }
   absl::flat_hash_set<SessionId> awake;
-  for (const SessionSnapshotInfo& info : infos) awake.insert(info.id);
-  for (const StoredEntry& entry : stored) {
-    const absl::StatusOr<SessionId> id = SessionId::FromHex(entry.id);
-    // One that was closed here may still be in the store for a moment.
-    if (!id.ok() || awake.contains(*id) || table_.RemembersEnd(m.owner, *id)) continue;
-    const SleepingSession* const sleeping = table_.PeekSleeping(m.owner, *id);
-    infos.push_back(sleeping != nullptr ? InfoOf(*id, *sleeping)
-                                        : StoredInfo(*id, entry, clock_.Now()));
+  for (const Session* session : table_.List(message.owner, message.after, message.limit)) {
+    infos.push_back(InfoOf(*session));
+    awake.insert(session->id());
+  }
+  for (const StoredEntry& entry : message.stored) {
+    const SessionId id = *SessionId::FromHex(entry.id);
+    if (awake.contains(id)) continue;
+    const SleepingSession* const sleeping = table_.PeekSleeping(message.owner, id);
+    infos.push_back(sleeping != nullptr ? InfoOf(id, *sleeping)
+                                        : StoredInfo(id, entry, clock_.Now()));
   }
   absl::c_sort(infos, [](const auto& a, const auto& b) { return a.id < b.id; });
-  if (infos.size() > static_cast<size_t>(m.limit)) {
-    infos.erase(infos.begin() + m.limit, infos.end());
-  }
+  const auto count = std::min(infos.size(), static_cast<size_t>(message.limit));
+  infos.erase(infos.begin() + static_cast<int64_t>(count), infos.end());
   return infos;
 }
 

@@ -25,6 +25,10 @@ absl::Status DoubtfulError() {
       "whether another server has it");
 }
 
+absl::Status MovedError() { return absl::AbortedError("the session moved to another server"); }
+
+absl::Status AbandonedError() { return absl::CancelledError("the reader of the stream is gone"); }
+
 bool Deliver(TokenStream& stream, const TurnHistory& history, int64_t& delivered) {
   if (delivered + 1 < history.first()) {
     stream.Close(GoneError(delivered, history.first()));

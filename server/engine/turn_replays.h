@@ -18,6 +18,10 @@ absl::Status GoneError(int64_t after, int64_t oldest);
 absl::Status StateTooOldError(int64_t after, int64_t last);
 // They may be, and the store, which knows, does not answer (kUnavailable).
 absl::Status DoubtfulError();
+// Another server has the session now (kAborted).
+absl::Status MovedError();
+// Whoever asked for the turn does not wait for it any more (kCancelled).
+absl::Status AbandonedError();
 
 // Gives `stream` the events after `delivered` as far as there is room, and the end of a turn that
 // is over. Returns whether the stream was closed. THREADS: engine thread only.

@@ -199,8 +199,10 @@ void SessionCall::HandOn(uint64_t request_id, ConvertedAppend append, AppendCall
                   .after = append.after,
                   .turn = stream_,
                   .request_id = request_id};
-  spec.abandoned = [self = std::static_pointer_cast<SessionCall>(shared_from_this())] {
-    return self->client_gone();
+  // Input for a turn that was given up before it began must not be fed in its place.
+  spec.abandoned = [self = std::static_pointer_cast<SessionCall>(shared_from_this()),
+                    turn = stream_] {
+    return self->client_gone() || (turn != nullptr && turn->cancelled());
   };
   (env_.engine.*call)(std::move(spec), Callback([request_id](SessionCall& self, auto info) {
                         self.HandleAppended(request_id, std::move(info));

@@ -13,6 +13,7 @@ namespace {
 
 using ::testing::_;
 using ::testing::AllOf;
+using ::testing::Each;
 using ::testing::HasSubstr;
 using ::testing::Optional;
 
@@ -39,6 +40,50 @@ TEST_F(OnceTest, AGenerateWithTheSameKeyIsTheSameTurn) {
   Reader fifth = Generate(Keyed(id, "k2", 22));
   RunToIdle({&fifth});
   EXPECT_EQ(fifth.sequences.front(), 23);
+}
+
+TEST_F(OnceTest, InputForATurnThatNeverBeganIsNotFedInItsPlace) {
+  const SessionId id = OpenOne();
+  for (const bool waits : {false, true}) {
+    Reader active = Generate(On(id, Greedy({3, 4}, 5)));
+    if (waits) engine->Tick();
+    if (!waits) RunToIdle({&active});
+    GenerateSpec spec = On(id, Greedy({9}, 3));
+    spec.wait_if_busy = true;
+    Reader reader = Generate(std::move(spec));
+    AppendSpec input{.owner = "alice", .session = id, .input = {.tokens = {5}}};
+    input.wait_if_busy = true;
+    input.turn = reader.stream();
+    input.abandoned = [turn = reader.stream()] { return turn->cancelled(); };
+    std::optional<absl::Status> appended;
+    engine->Append(std::move(input), [&](const auto& info) { appended = info.status(); });
+    if (waits) engine->Tick();
+    engine->Cancel(reader.stream(), /*by_client=*/false);
+    RunToIdle({&active});
+    EXPECT_THAT(appended, Optional(StatusIs(absl::StatusCode::kCancelled, HasSubstr("gone"))));
+    EXPECT_THAT(active.status, Optional(IsOk()));
+    EXPECT_EQ(Get(id)->last_sequence, active.sequences.back());
+  }
+}
+
+TEST_F(OnceTest, AnAppendThatWaitsIsFedForWhoCalledItAgain) {
+  const SessionId id = OpenOne();
+  Reader active = Generate(On(id, Greedy({3, 4}, 5)));
+  engine->Tick();
+  bool gone = false;
+  std::vector<absl::Status> answers;
+  for (const bool first : {true, false}) {
+    AppendSpec spec{.owner = "alice", .session = id, .input = {.tokens = {5}}};
+    spec.wait_if_busy = true;
+    spec.request_key = "k";
+    spec.abandoned = [&gone, first] { return first && gone; };
+    engine->Append(std::move(spec), [&](const auto& info) { answers.push_back(info.status()); });
+    engine->Tick();
+    gone = true;
+  }
+  RunToIdle({&active});
+  EXPECT_THAT(answers, Each(IsOk()));
+  EXPECT_EQ(answers.size(), 2);
 }
 
 TEST_F(OnceTest, AKeyedCallThatWaitsIsTakenOverToo) {

@@ -3,6 +3,7 @@
 #include <map>
 #include <random>
 
+#include "base/failpoint.h"
 #include "server/engine/retry_hint.h"
 #include "tests/unit/engine/store_fixture.h"
 
@@ -232,6 +233,26 @@ TEST_F(TiersTest, AClosedSessionIsGoneFromTheStore) {
   for (const Known& session : sessions) {
     EXPECT_THAT(Info_(session.id), StatusIs(absl::StatusCode::kNotFound, HasSubstr("unknown")));
   }
+}
+
+TEST_F(TiersTest, APageIsFullWhileWhatWasClosedIsStillInTheStore) {
+  Start(StoreOptions());
+  std::vector<Known> sessions;
+  for (int i = 0; i < 12; ++i) Turn(sessions.emplace_back(OpenKnown()), {3}, 2);
+  Restart(StoreOptions());
+  std::ranges::sort(sessions, {}, &Known::id);
+  ASSERT_THAT(SetFailpoints("store.unlink=EIO"), IsOk());
+  for (int i = 0; i < 8; ++i) {
+    EXPECT_THAT(Ask<SessionSnapshotInfo>(
+                    [&](auto done) { engine->Close("alice", sessions[i].id, std::move(done)); }),
+                IsOk());
+  }
+  const auto page = Ask<std::vector<SessionSnapshotInfo>>(
+      [&](auto done) { engine->List("alice", std::nullopt, 3, std::move(done)); });
+  ClearFailpoints();
+  ASSERT_THAT(page, IsOk());
+  ASSERT_EQ(page->size(), 3);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ((*page)[i].id, sessions[8 + i].id);
 }
 
 TEST_F(TiersTest, SessionsAreListedInEveryTierAndFromTheStore) {
