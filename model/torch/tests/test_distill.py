@@ -22,7 +22,7 @@ from gma_torch.convert.base import (
 from gma_torch.convert.distill import Distill, student_attention
 from gma_torch.convert.recipe import Recipe
 from gma_torch.convert.transfer import Transfer
-from gma_torch.convert.warm import component_use
+from gma_torch.convert.warm import component_use, updates_of_delta
 from gma_torch.convert.windows import damages, divide
 from gma_torch.evaluate.scoring import teacher_of
 from gma_torch.llama import full_attention
@@ -149,6 +149,29 @@ def test_a_run_starts_from_a_delta_and_keeps_the_most_used_components(
         new_transfer(gguf_file, replace(RECIPE, components=5)).start_from(path)
     with pytest.raises(ConvertError, match="routing_dim is 4, the recipe's is 2"):
         new_transfer(gguf_file, replace(RECIPE, routing_dim=2)).start_from(path)
+
+
+def test_a_run_goes_on_with_the_updates_of_a_delta(gguf_file: Path, tmp_path: Path) -> None:
+    first = _distill(gguf_file)
+    for _ in range(3):
+        first.train_step()
+    path = tmp_path / "delta.safetensors"
+    save_delta(path, first.mixers, RECIPE.window, {}, first.adapters)
+    tokens = torch.tensor([Text().sequence(70, 60)])
+    wide = replace(END, end_to_end=replace(END.end_to_end, adapter_rank=3))
+    for recipe in (END, wide):
+        transfer = new_transfer(gguf_file, recipe)
+        transfer.start_from(path)
+        again = Distill(
+            recipe, transfer.teacher, transfer.teacher, Text(), transfer.mixers, transfer.sequences
+        )
+        again.start_from(updates_of_delta(path))
+        assert again.losses(tokens, backward=None) == pytest.approx(
+            first.losses(tokens, backward=None), rel=1e-6
+        )
+    narrow = _distill(gguf_file, replace(END, end_to_end=replace(END.end_to_end, adapter_rank=1)))
+    with pytest.raises(ConvertError, match="have rank 2, the recipe's adapter_rank is 1"):
+        narrow.start_from(updates_of_delta(path))
 
 
 def test_damage_of_a_window_is_what_it_costs(gguf_file: Path) -> None:

@@ -104,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument(
         "--start", type=Path, metavar="FILE",
-        help="an earlier delta to start from instead of k-means; a recipe with fewer components "
-        "keeps the most used ones",
+        help="an earlier delta to start from instead of k-means, low-rank updates and all; a "
+        "recipe with fewer components keeps the most used ones",
     )  # fmt: skip
     balance.add_argument("--delta", type=Path, required=True, metavar="FILE", help="to read")
     balance.add_argument("--out", type=Path, required=True, metavar="FILE", help="to write")

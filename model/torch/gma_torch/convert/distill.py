@@ -93,6 +93,18 @@ class Distill:
                 up = torch.zeros(out, rank)  # the student begins as the layer-wise part left it
                 self.adapters[name] = (down.requires_grad_(), up.requires_grad_())
 
+    @torch.no_grad()
+    def start_from(self, updates: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Takes low-rank updates (A, B) of an earlier run, of at most `adapter_rank`."""
+        for name, (down, up) in updates.items():
+            rank = down.shape[0]
+            if rank > self.part.adapter_rank:
+                raise ConvertError(f"updates of {name} have rank {rank}, the recipe's adapter_rank "
+                                   f"is {self.part.adapter_rank}")  # fmt: skip
+            mine = self.adapters[name]
+            mine[0][:rank] = down
+            mine[1][:, :rank] = up
+
     def parameters(self) -> dict[str, Tensor]:
         """Everything that is trained, by name."""
         out = {

@@ -17,7 +17,7 @@ from gma_torch.convert.distill import Distill
 from gma_torch.convert.recipe import Recipe
 from gma_torch.convert.source import BaseModel, open_base, require_servable
 from gma_torch.convert.transfer import Transfer
-from gma_torch.convert.warm import component_use, mixers_of_delta, thinned
+from gma_torch.convert.warm import component_use, mixers_of_delta, thinned, updates_of_delta
 from gma_torch.convert.windows import damages, divide
 from gma_torch.gguf_base import DEFAULT_SYSTEM
 from gma_torch.llama import Llama, LlamaConfig
@@ -49,6 +49,9 @@ def train(
 ) -> None:  # fmt: skip
     """Makes the delta `out`; goes on from the checkpoints in `work`."""
     source, recipe, data, teacher = _opened(base, recipe_path, data_path)
+    updates = {} if start is None else updates_of_delta(start)
+    if updates and recipe.end_to_end is None:
+        raise ConvertError(f"{start}: has low-rank updates, and {recipe_path} no end_to_end")
     try:
         transfer = Transfer(recipe, teacher, data)
     except ValueError as error:
@@ -76,6 +79,7 @@ def train(
             source.config(), source.weights(), getattr(torch, recipe.end_to_end.student_dtype)
         )
     distill = Distill(recipe, teacher, student, data, transfer.mixers, transfer.sequences)
+    distill.start_from(updates)
     require_memory(distill.memory_bytes(), "end_to_end", "; lower sequences or length")
     torch.set_num_threads(recipe.threads)
     distill.run(work / "end_to_end.safetensors", end_to_end_minutes)
@@ -98,6 +102,8 @@ def share_out(
 ) -> None:  # fmt: skip
     """Measures the damage of every layer's window on training text and prints the best division."""
     source, recipe, data, teacher = _opened(base, recipe_path, data_path)
+    if updates_of_delta(delta):
+        raise ConvertError(f"{delta}: has low-rank updates: its mixers are not the base's")
     mixers = mixers_of_delta(delta, source.config().num_layers)
     first = [data.sequence(_FIRST + n, _LENGTH) for n in range(recipe.start_sequences)]
     use = component_use(teacher, mixers, torch.tensor(first))

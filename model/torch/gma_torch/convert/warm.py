@@ -21,10 +21,11 @@ _PER_COMPONENT = ("component_mean", "component_omega", "prior_logits")
 
 @torch.no_grad()
 def mixers_of_delta(path: Path, layers: int) -> list[TransferMixer]:
-    """The mixers that a delta holds. ConvertError if it has low-rank updates or other layers."""
+    """The mixers that a delta holds, without its low-rank updates (`updates_of_delta`).
+
+    ConvertError if it has other layers.
+    """
     tensors, _ = load_delta(path)
-    if any(name.endswith(".adapter_a") for name in tensors):
-        raise ConvertError(f"{path}: has low-rank updates, a run cannot start from it")
     found = {int(name.split(".")[2]) for name in tensors}
     if found != set(range(layers)):
         raise ConvertError(f"{path}: has {len(found)} layers, the base has {layers}")
@@ -33,7 +34,7 @@ def mixers_of_delta(path: Path, layers: int) -> list[TransferMixer]:
         own = {
             name.removeprefix(f"model.layers.{layer}.mixer."): value
             for name, value in tensors.items()
-            if name.startswith(f"model.layers.{layer}.mixer.")
+            if name.startswith(f"model.layers.{layer}.mixer.") and ".adapter_" not in name
         }
         groups, components, routing = own["component_mean"].shape
         heads, width = own["slot_bias"].shape[0], own["route"].shape[-1]
@@ -43,6 +44,19 @@ def mixers_of_delta(path: Path, layers: int) -> list[TransferMixer]:
         mixer.load_state_dict(own)
         out.append(mixer)
     return out
+
+
+def updates_of_delta(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """The low-rank updates (A, B) that a delta holds, by the name of the base's matrix."""
+    tensors, _ = load_delta(path)
+    stems = [name.removesuffix(".adapter_a") for name in tensors if name.endswith(".adapter_a")]
+    return {
+        stem.replace(".mixer.", ".self_attn.") + ".weight": (
+            tensors[f"{stem}.adapter_a"],
+            tensors[f"{stem}.adapter_b"],
+        )
+        for stem in stems
+    }
 
 
 @torch.no_grad()
