@@ -135,7 +135,8 @@ int Run(ChatFlags& flags, Terminal& terminal) {
   signals.Watch(&chat, interactive);
   int code = kExitOk;
   if (flags.prompt.has_value()) {
-    const absl::Status status = chat.SayOnce(*flags.prompt);
+    absl::Status status = flags.keep ? chat.Say(*flags.prompt) : chat.SayOnce(*flags.prompt);
+    if (flags.keep) status.Update(chat.End());
     if (!status.ok()) code = Fail(terminal, status);
   } else if (interactive) {
     code = ChatAtTerminal(chat, terminal);

@@ -321,6 +321,10 @@ def test_a_kept_session_goes_on(address):
     assert resumed.stdout != fresh.stdout
     shot = pipe(address, b"", "--session", session, "--prompt", "And now?", *flags)
     assert shot.returncode == 0
+    begun = pipe(address, b"", "--keep", "--prompt", "My name is Ada", *flags)
+    assert begun.stdout == kept.stdout
+    session = begun.stderr.decode().split("--session ")[1].strip()
+    assert pipe(address, b"Who am I?\n", "--session", session, *flags).stdout == resumed.stdout
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from gma_torch.checkpoint import save_model
 from gma_torch.config import PRESETS, GmaConfig
 from gma_torch.convert.data import ChatEncoder
 from gma_torch.decoder import GmaDecoder
-from gma_torch.evaluate.chat import Chat
 from gma_torch.evaluate.cli import main
 from gma_torch.evaluate.questions import copy_prompts, recall_prompts
 from gma_torch.evaluate.report import evaluate, table
@@ -176,28 +175,6 @@ def test_faults_of_the_command_are_one_line(
         assert message in error
     assert main([str(tmp_path), "--text", text]) == 2
     assert "tokenizer.json: no such file" in capsys.readouterr().err
-
-
-def test_a_conversation_through_its_state_equals_reading_it_whole(folder: Path) -> None:
-    """Greedy answers of a session are those of a fresh model that reads the whole transcript."""
-    model = GmaDecoder.from_directory(folder, dtype=torch.float64)
-    chat = Chat(model, folder)
-    fed: list[int] = list(chat.pending)
-    for question in ("the cat", "a dog"):
-        before = list(chat.pending) if question != "the cat" else []
-        fed += before + chat._message("user", question)
-        fed += chat.encoder.marker(chat.roles["generation_prefix"])
-        answer = chat.ask(question, max_tokens=12)
-        out: list[int] = []
-        with torch.no_grad():
-            while len(out) < 12:
-                token = int(model(torch.tensor([fed + out]))[0, -1].argmax())
-                if token in chat.ends:
-                    break
-                out.append(token)
-        assert chat.tokenizer.decode(out) == answer
-        fed += out
-    assert chat.state.position == len(fed)
 
 
 @pytest.mark.parametrize("make", [recall_prompts, copy_prompts])

@@ -1,9 +1,11 @@
 """Scales that leave the model as it is, but for rounding, and make int8 weights finer.
 
 A row of an int8 matrix has one scale, so that columns with small numbers and large inputs lose
-most. Columns are multiplied by 2^e and what feeds them divided by it: e is half the binary
-logarithm of the input's size on training text (after arXiv 2306.00978), less its mean. MLP columns
-share e in groups of 32, the groups of the 4-bit form, which so keeps its grid.
+most. Columns are multiplied by 2^e and what feeds them divided by it: e is a share of the binary
+logarithm of the input's size on training text (after arXiv 2306.00978), less its mean. Columns
+share e in groups of 32, the groups of the 4-bit form, which so keeps its grid; not the inputs of q,
+k and v, whose sizes differ most: a smaller share there is what both forms can bear (measured on the
+default model, docs/MODELS.md).
 """
 
 from __future__ import annotations
@@ -14,15 +16,21 @@ from torch import Tensor, nn
 from gma_torch.decoder import GmaDecoder
 
 _GROUP = 32
-_KINDS = ("attention", "value", "mlp", "down")
+# By what feeds the columns: the share of the logarithm, and how many columns have one exponent.
+_KINDS = {
+    "attention": (0.35, 1),
+    "value": (0.5, _GROUP),
+    "mlp": (0.5, _GROUP),
+    "down": (0.5, _GROUP),
+}
 
 
-def _exponents(size: Tensor, group: int) -> Tensor:
+def _exponents(size: Tensor, share: float, group: int) -> Tensor:
     """Input sizes [n] -> exponents [n]; columns that are no whole groups stay single."""
-    half = 0.5 * size.clamp_min(1e-12).log2()
-    if group > 1 and len(half) % group == 0:
-        half = half.view(-1, group).mean(1).repeat_interleave(group)
-    return (half - half.mean()).clamp(-8, 8)
+    log = share * size.clamp_min(1e-12).log2()
+    if len(log) % group == 0:
+        log = log.view(-1, group).mean(1).repeat_interleave(group)
+    return (log - log.mean()).clamp(-8, 8)
 
 
 @torch.no_grad()
@@ -46,13 +54,13 @@ def measured(model: GmaDecoder, tokens: Tensor) -> dict[str, Tensor]:
         of = f"model.layers.{n}."
         heads = sizes[of + "mixer.o_proj"].view(groups, -1, width)
         found = {
-            "attention": (sizes[of + "mixer.q_proj"], 1),
-            "value": (heads.square().mean(1).sqrt().flatten(), 1),
-            "mlp": (sizes[of + "mlp.gate_proj"], _GROUP),
-            "down": (sizes[of + "mlp.down_proj"], _GROUP),
+            "attention": sizes[of + "mixer.q_proj"],
+            "value": heads.square().mean(1).sqrt().flatten(),
+            "mlp": sizes[of + "mlp.gate_proj"],
+            "down": sizes[of + "mlp.down_proj"],
         }
-        for kind, (size, group) in found.items():
-            out[f"{of}balance.{kind}"] = _exponents(size, group)
+        for kind, size in found.items():
+            out[f"{of}balance.{kind}"] = _exponents(size, *_KINDS[kind])
     return out
 
 
