@@ -14,17 +14,6 @@ namespace {
 
 using Events = Numbered<v1::GenerateResponse>;
 
-// Reads an answer to its end; its text, or why there is none.
-absl::StatusOr<std::string> Read(AnswerStream& answer) {
-  std::string text;
-  for (;;) {
-    absl::StatusOr<std::optional<AnswerPiece>> piece = answer.Next();
-    if (!piece.ok()) return piece.status();
-    if (!piece->has_value()) return text;
-    text += (*piece)->text;
-  }
-}
-
 TEST(Generate, StreamsToTheEnd) {
   ScriptedServer server;
   server.on_generate = [](auto& context, auto& request, auto& writer) {

@@ -165,15 +165,6 @@ class ResumingTest : public ::testing::Test {
       return grpc::Status::OK;
     };
   }
-  absl::StatusOr<std::string> Read(AnswerStream& answer) {
-    std::string text;
-    for (;;) {
-      absl::StatusOr<std::optional<AnswerPiece>> piece = answer.Next();
-      if (!piece.ok()) return piece.status();
-      if (!piece->has_value()) return text;
-      text += (*piece)->text;
-    }
-  }
 
   ScriptedServer server;
   std::vector<v1::GenerateRequest> requests;

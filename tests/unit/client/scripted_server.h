@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -91,6 +92,17 @@ class Numbered {
  private:
   uint64_t sequence_ = 1, request_id_;
 };
+
+// Reads an answer to its end; its text, or why there is none.
+inline absl::StatusOr<std::string> Read(AnswerStream& answer) {
+  std::string text;
+  for (;;) {
+    absl::StatusOr<std::optional<AnswerPiece>> piece = answer.Next();
+    if (!piece.ok()) return piece.status();
+    if (!piece->has_value()) return text;
+    text += (*piece)->text;
+  }
+}
 
 }  // namespace gma::client
 

@@ -2,8 +2,6 @@
 #ifndef GMA_TESTS_UNIT_CLIENT_SCRIPTED_SESSION_H_
 #define GMA_TESTS_UNIT_CLIENT_SCRIPTED_SESSION_H_
 
-#include <string>
-
 #include "gtest/gtest.h"
 #include "tests/unit/client/scripted_server.h"
 
@@ -46,14 +44,13 @@ inline v1::SessionRequest Command(ScriptedServer::SessionStream& stream, Events&
   return request;
 }
 
-inline absl::StatusOr<std::string> Read(AnswerStream& answer) {
-  std::string text;
-  for (;;) {
-    absl::StatusOr<std::optional<AnswerPiece>> piece = answer.Next();
-    if (!piece.ok()) return piece.status();
-    if (!piece->has_value()) return text;
-    text += (*piece)->text;
-  }
+// Reads the next command that is no credit.
+inline v1::SessionRequest NoCredit(ScriptedServer::SessionStream& stream, Events& events) {
+  v1::SessionRequest command;
+  do {
+    command = Command(stream, events);
+  } while (command.has_credit());
+  return command;
 }
 
 }  // namespace gma::client

@@ -48,9 +48,7 @@ TEST(SessionOnce, CommandsSayWhichEventTheyFollow) {
     stream.Write(events.Started());
     stream.Write(events.Tokens("x", 3));
     stream.Write(events.Finished());
-    v1::SessionRequest append;
-    do append = Command(stream, events);
-    while (append.has_credit());
+    const v1::SessionRequest append = NoCredit(stream, events);
     EXPECT_EQ(append.append().after(), 7u);
     Appended(stream, events);
     Command(stream, events);
@@ -95,9 +93,7 @@ TEST(SessionOnce, InputThatCrossesTheEndOfItsAnswerIsFedBehindIt) {
     stream.Write(events.Finished());
     events.Answer(crossing.request_id());
     Aborted(stream, events);
-    v1::SessionRequest again;
-    do again = Command(stream, events);
-    while (again.has_credit());
+    const v1::SessionRequest again = NoCredit(stream, events);
     EXPECT_EQ(again.append().after(), 3u);
     EXPECT_EQ(again.append().request_key(), crossing.append().request_key());
     Appended(stream, events);
@@ -181,9 +177,7 @@ TEST(SessionOnce, AnAnswerFlowsWhileItsReaderWaitsForInputThatABreakMadeUnclear)
       stream.Write(events.Tokens("y"));
     }
     stream.Write(events.Finished());
-    v1::SessionRequest append;
-    do append = Command(stream, events);
-    while (append.has_credit());
+    const v1::SessionRequest append = NoCredit(stream, events);
     EXPECT_EQ(append.append().after(), 14u);
     Appended(stream, events);
     Command(stream, events);
