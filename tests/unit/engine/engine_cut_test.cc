@@ -5,21 +5,11 @@ namespace gma::testing {
 namespace {
 
 using ::testing::_;
+using ::testing::HasSubstr;
 using ::testing::Optional;
 
 class CutTest : public StoreTest {
  protected:
-  // Ticks and does the store's work until `done`.
-  template <typename Done>
-  void RunUntil(Done done, Reader& reader) {
-    for (int i = 0; i < 1000 && !done(); ++i) {
-      keeper->StepWriter();
-      keeper->StepReader();
-      engine->Tick();
-      reader.Read();
-    }
-    ASSERT_TRUE(done());
-  }
   void Input(const SessionId& session, const Reader& reader, std::vector<int32_t> tokens) {
     AppendSpec input{.owner = "alice", .session = session, .input = {.tokens = std::move(tokens)}};
     input.turn = reader.stream();
@@ -65,7 +55,7 @@ TEST_F(CutTest, AnAnswerThatDrewNothingIsToldAgain) {
     engine->Tick();  // it waits for the store
     if (steps == 0) Input(session.id, reader, {3});
     const int64_t before = decoder->steps();
-    RunUntil([&] { return decoder->steps() == before + steps; }, reader);
+    RunUntil([&] { return decoder->steps() == before + steps; }, {&reader});
     if (steps == 3) Input(session.id, reader, {3, 2});
     engine->Cancel(reader.stream(), /*by_client=*/true);
     Run({&reader});
@@ -90,7 +80,7 @@ TEST_F(CutTest, AnAnswerThatWasCutInItsInputIsToldAgain) {
     Known session = OpenKnown();
     const GenerateSpec spec = Keyed(TurnOf(session, {6, 7, 8}, 20));
     Reader reader = Generate(spec);
-    RunUntil([&] { return reader.token_count() == 3; }, reader);
+    RunUntil([&] { return reader.token_count() == 3; }, {&reader});
     Input(session.id, reader, {3, 2, 5, 6, 7, 8, 9});
     engine->Tick();
     keeper->StepWriter();  // the input
@@ -112,7 +102,7 @@ TEST_F(CutTest, InputThatACutOvertakesIsToldOnceItIsWritten) {
   Start(options);
   Known session = OpenKnown();
   Reader reader = Generate(TurnOf(session, {6, 7, 8}, 20));
-  RunUntil([&] { return reader.token_count() == 3; }, reader);
+  RunUntil([&] { return reader.token_count() == 3; }, {&reader});
   Input(session.id, reader, {3, 2, 5});
   engine->Cancel(reader.stream(), /*by_client=*/true);
   for (int i = 0; i < 10; ++i) engine->Tick();
@@ -160,7 +150,7 @@ TEST_F(CutTest, ARewindThatAShutdownCutsLeavesTheSessionAsItWas) {
                    [&](const auto& info) { told = info.status(); });
     const int64_t before = decoder->steps();
     Reader nobody = Generate(Greedy({4}, 1));
-    RunUntil([&] { return decoder->steps() >= before + 2; }, nobody);
+    RunUntil([&] { return decoder->steps() >= before + 2; }, {&nobody});
     ASSERT_FALSE(told.has_value());
     Restart(options);
     EXPECT_FALSE(told->ok());
@@ -174,7 +164,7 @@ TEST_F(CutTest, ARewindBehindATurnThatIsRunAgainRewinds) {
   Known session = OpenKnown();
   Turn(session, {4, 5, 6}, 12);
   Reader reader = Generate(TurnOf(session, {7}, 20));
-  RunUntil([&] { return reader.token_count() >= 3; }, reader);
+  RunUntil([&] { return reader.token_count() >= 3; }, {&reader});
   Kill(options);
   // Whoever says nothing of what was seen gets the turn to its end first.
   const auto info = Ask<SessionSnapshotInfo>([&](auto done) {
@@ -211,6 +201,28 @@ TEST_F(CutTest, AppendAndRewindOfACallerWhoIsBehindAreRefused) {
         StatusIs(code, _));
   }
   Turn(session, {7}, 3);
+}
+
+TEST_F(CutTest, OnlyOneTurnBeginsBehindOneThatIsRunAgain) {
+  EngineOptions options = StoreOptions();
+  options.max_step_tokens = 1;
+  Start(options);
+  Known session = OpenKnown();
+  Reader reader = Generate(TurnOf(session, {4, 5}, 12));
+  ReadTokens(reader, 4);
+  Kill(options);
+  // One that has seen nothing of the turn waits for its end; another has seen as much of it as the
+  // session has by now.
+  GenerateSpec first = TurnOf(session, {9}, 3), second = TurnOf(session, {8}, 3);
+  first.after.reset();
+  Reader one = Generate(first);
+  RunUntil([&] { return decoder->steps() >= 3; });
+  second.after = Info_(session.id)->last_sequence + 1;  // the tick that told it drew one more
+  Reader two = Generate(second);
+  Run({&one, &two});
+  ASSERT_THAT(one.status, Optional(IsOk()));
+  EXPECT_EQ(one.token_count(), 3);
+  EXPECT_THAT(two.status, Optional(StatusIs(absl::StatusCode::kAborted, HasSubstr("between"))));
 }
 
 }  // namespace

@@ -29,16 +29,6 @@ class DurabilityTest : public StoreTest {
     EXPECT_THAT(stream, IsOk());
     return Reader(*stream);
   }
-  // Does the store's work and ticks until `reader` has `tokens` tokens.
-  void ReadTokens(Reader& reader, size_t tokens) {
-    for (int i = 0; i < 1000 && reader.token_count() < tokens && !reader.status; ++i) {
-      keeper->StepWriter();
-      keeper->StepReader();
-      engine->Tick();
-      reader.Read();
-    }
-    ASSERT_GE(reader.token_count(), tokens);
-  }
 };
 
 class EveryDurability : public DurabilityTest, public ::testing::WithParamInterface<Durability> {};

@@ -14,21 +14,6 @@ using ::testing::Optional;
 
 class RecoveryTest : public StoreTest {
  protected:
-  // Ticks and does the store's work until `done`.
-  template <typename Done>
-  void RunUntil(Done done, std::vector<Reader*> readers = {}) {
-    for (int i = 0; i < 1000 && !done(); ++i) {
-      keeper->StepWriter();
-      keeper->StepReader();
-      engine->Tick();
-      engine->CheckOwnership();
-      for (Reader* reader : readers) reader->Read();
-    }
-    ASSERT_TRUE(done());
-  }
-  void ReadTokens(Reader& reader, size_t tokens) {
-    RunUntil([&] { return reader.token_count() >= tokens; }, {&reader});
-  }
   // Only ticks: the store does nothing.
   void TickOnly(Reader& reader, int ticks = 20) {
     for (int i = 0; i < ticks; ++i) engine->Tick();
@@ -59,28 +44,6 @@ TEST_F(RecoveryTest, AStepThatFailsWhileAnEndedTurnIsRunAgainLosesNothing) {
     // It is still in the store, and comes back as it was.
     Turn(session, {7}, 3);
   }
-}
-
-TEST_F(RecoveryTest, OnlyOneTurnBeginsBehindOneThatIsRunAgain) {
-  EngineOptions options = StoreOptions();
-  options.max_step_tokens = 1;
-  Start(options);
-  Known session = OpenKnown();
-  Reader reader = Generate(TurnOf(session, {4, 5}, 12));
-  ReadTokens(reader, 4);
-  Kill(options);
-  // One that has seen nothing of the turn waits for its end; another has seen as much of it as the
-  // session has by now.
-  GenerateSpec first = TurnOf(session, {9}, 3), second = TurnOf(session, {8}, 3);
-  first.after.reset();
-  Reader one = Generate(first);
-  RunUntil([&] { return decoder->steps() >= 3; });
-  second.after = Info_(session.id)->last_sequence + 1;  // the tick that told it drew one more
-  Reader two = Generate(second);
-  Run({&one, &two});
-  ASSERT_THAT(one.status, Optional(IsOk()));
-  EXPECT_EQ(one.token_count(), 3);
-  EXPECT_THAT(two.status, Optional(StatusIs(absl::StatusCode::kAborted, HasSubstr("between"))));
 }
 
 TEST_F(RecoveryTest, AnEndThatIsNotWrittenIsReachedAgainBeforeTheNextTurn) {

@@ -18,14 +18,6 @@ class UnwrittenTest : public StoreTest {
     options.durability = Durability::kAlways;
     return options;
   }
-  void ReadTokens(Reader& reader, size_t tokens) {
-    for (int i = 0; i < 1000 && reader.token_count() < tokens; ++i) {
-      keeper->StepWriter();
-      engine->Tick();
-      reader.Read();
-    }
-    ASSERT_EQ(reader.token_count(), tokens);
-  }
   // The rest of the turn `spec`, of which `first` had the beginning.
   void ExpectRest(Known& session, GenerateSpec spec, const Reader& first) {
     const GenerateSpec whole = spec;

@@ -83,6 +83,21 @@ class StoreTest : public EngineTest {
     }
     FAIL() << "the engine does not come to rest";
   }
+  // The same until `done`.
+  template <typename Done>
+  void RunUntil(Done done, std::vector<Reader*> readers = {}) {
+    for (int i = 0; i < 1000 && !done(); ++i) {
+      keeper->StepWriter();
+      keeper->StepReader();
+      engine->Tick();
+      engine->CheckOwnership();
+      for (Reader* reader : readers) reader->Read();
+    }
+    ASSERT_TRUE(done());
+  }
+  void ReadTokens(Reader& reader, size_t tokens) {
+    RunUntil([&] { return reader.token_count() >= tokens; }, {&reader});
+  }
   template <typename T, typename Call>
   absl::StatusOr<T> Ask(Call call) {
     std::optional<absl::StatusOr<T>> answer;

@@ -15,84 +15,18 @@
 #include "model/kernels/cuda/device_memory.h"
 #include "model/kernels/cuda/device_mixer.h"
 #include "tests/support/status_matchers.h"
-#include "tests/unit/kernels/cpu/mixer_case.h"
+#include "tests/unit/kernels/cpu/mixer_cases.h"
 
 namespace gma::cuda {
 namespace {
 
-using ::gma::testing::CaseMixer;
-using ::gma::testing::IsOk;
-using ::gma::testing::MixerCase;
-using ::gma::testing::TestToken;
-
-// Single options, all at once, sizes around the 32 lanes, head groups above four, and the sizes of
-// the default model.
-const MixerCase kCases[] = {
-    {.name = "Plain"},
-    {.name = "ForgetHead", .forget_head = true},
-    {.name = "ForgetWrite", .forget_write = true},
-    {.name = "ShortConv", .conv_width = 4},
-    {.name = "ConvOfOne", .conv_width = 1},
-    {.name = "RouteNorm", .route_norm = true},
-    {.name = "OutNorm", .out_norm = true},
-    {.name = "OutGate", .gated = true},
-    {.name = "Compensated", .compensated = true},
-    {.name = "WindowStatic", .window = 6},
-    {.name = "Adapted", .adapted = true},
-    {.name = "WindowAdapted", .window = 20, .adapted = true},
-    {.name = "WindowForgetHead", .window = 5, .forget_head = true},
-    {.name = "WindowForgetWrite", .window = 5, .adapted = true, .forget_write = true},
-    {.name = "EverythingStatic",
-     .window = 7,
-     .conv_width = 3,
-     .forget_head = true,
-     .route_norm = true,
-     .out_norm = true,
-     .gated = true,
-     .compensated = true},
-    {.name = "EverythingAdapted",
-     .window = 7,
-     .conv_width = 4,
-     .adapted = true,
-     .forget_write = true,
-     .route_norm = true,
-     .out_norm = true,
-     .gated = true,
-     .compensated = true},
-    {.name = "TailsOfRows",
-     .components = 17,
-     .routing_dim = 19,
-     .head_dim = 38,
-     .window = 9,
-     .adapted = true,
-     .out_norm = true},
-    {.name = "NineHeadsOnOneMemory",
-     .heads = 9,
-     .memory_heads = 1,
-     .components = 16,
-     .head_dim = 48,
-     .window = 8,
-     .adapted = true},
-    {.name = "FiveHeadsStatic", .heads = 5, .memory_heads = 1, .components = 20, .window = 4},
-    {.name = "OneHead", .heads = 1, .memory_heads = 1, .head_dim = 64, .forget_write = true},
-    {.name = "Default",
-     .heads = 9,
-     .memory_heads = 3,
-     .components = 64,
-     .routing_dim = 32,
-     .head_dim = 64,
-     .window = 16,
-     .adapted = true,
-     .forget_write = true},
-    {.name = "WideHeads",
-     .heads = 3,
-     .memory_heads = 1,
-     .components = 40,
-     .routing_dim = 32,
-     .head_dim = 256,
-     .window = 4,
-     .adapted = true},
-};
+using testing::CaseMixer;
+using testing::Distance;
+using testing::IsOk;
+using testing::MixerCase;
+using testing::SameBits;
+using testing::TestToken;
+using testing::Tokens;
 
 // A layer's rows on the device, all zero at first, and steps through them.
 class DeviceRows {
@@ -205,25 +139,6 @@ class DeviceRows {
   std::vector<DeviceMixer> mixer_;
 };
 
-std::vector<TestToken> Tokens(CaseMixer& layer, size_t count) {
-  std::vector<TestToken> tokens;
-  for (size_t t = 0; t < count; ++t) tokens.push_back(layer.mixer.Token());
-  return tokens;
-}
-
-// Largest |a - b|, as a share of the largest |b| or of 1; infinite for NaN.
-template <typename T>
-double Distance(const std::vector<T>& a, const std::vector<T>& b) {
-  EXPECT_EQ(a.size(), b.size());
-  double worst = 0, top = 1;
-  for (size_t i = 0; i < b.size(); ++i) {
-    const double gap = std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
-    if (!(gap <= worst)) worst = std::isnan(gap) ? INFINITY : gap;
-    top = std::max(top, std::fabs(static_cast<double>(b[i])));
-  }
-  return worst / top;
-}
-
 class CudaMixerTest : public ::testing::TestWithParam<MixerCase> {
  protected:
   void SetUp() override {
@@ -233,7 +148,7 @@ class CudaMixerTest : public ::testing::TestWithParam<MixerCase> {
 };
 
 TEST_P(CudaMixerTest, AgreesWithTheReference) {
-  constexpr size_t kTokens = 40;
+  constexpr size_t kTokens = 80;
   CaseMixer expected(GetParam(), 7), layer(GetParam(), 7);
   const std::vector<TestToken> tokens = Tokens(layer, kTokens);
   DeviceRows rows(layer, 1);
@@ -284,7 +199,7 @@ TEST_P(CudaMixerTest, NeitherBatchNorCutsChangeABit) {
     pieces.insert(pieces.end(), mine, mine + static_cast<int64_t>((end - begin) * width));
     begin = end;
   }
-  EXPECT_EQ(std::memcmp(pieces.data(), out.data(), out.size() * sizeof(float)), 0);
+  EXPECT_TRUE(SameBits(pieces, out));
   // But for the positions, which the caller writes.
   EXPECT_EQ(std::memcmp(cut.row(2) + 64, whole.row(1) + 64, whole.row_bytes() - 64), 0);
   for (const int32_t untouched : {0, 1}) {
@@ -293,7 +208,7 @@ TEST_P(CudaMixerTest, NeitherBatchNorCutsChangeABit) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Options, CudaMixerTest, ::testing::ValuesIn(kCases),
+INSTANTIATE_TEST_SUITE_P(Options, CudaMixerTest, ::testing::ValuesIn(testing::kMixerCases),
                          [](const auto& chosen) { return chosen.param.name; });
 
 TEST(CudaMixerRefusesTest, SizesThatItCannotTake) {
