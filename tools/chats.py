@@ -2,7 +2,8 @@
 """Ten chats with a running server as gma-chat shows them, uncut and in order, as Markdown.
 
 By hand: tools/run --server_only in one terminal, tools/chats.py in another. The questions are fixed
-and the first answers are the ones printed; sampling is gma-chat's own, with a fixed seed.
+and the first answers are the ones printed; sampling is gma-chat's own, with a fixed seed. An answer
+ends at 400 tokens, which a small model that repeats itself would fill otherwise.
 """
 
 import argparse
@@ -77,7 +78,7 @@ def main() -> int:
     parser.add_argument("--server", default="127.0.0.1:50051", help="address (default %(default)s)")
     parser.add_argument("--seed", default="1", help="default %(default)s")
     args = parser.parse_args()
-    flags = ["--server", args.server, "--seed", args.seed]
+    flags = ["--server", args.server, "--seed", args.seed, "--max_tokens", "400"]
     chats = [*((question,) for question in QUESTIONS), CONVERSATION]
     for number, questions in enumerate(chats, start=1):
         print(f"### {number}" + (f" ({len(questions)} turns)" if len(questions) > 1 else "") + "\n")

@@ -250,11 +250,12 @@ def test_a_family_is_converted_from_end_to_end(
     changed = [n for n, w in other.named_parameters() if not torch.equal(w, model.get_parameter(n))]
     kinds = {name.split(".", 3)[3] for name in changed}
     assert kinds >= {"mixer.q_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"}
-    # A run from that delta's mixers, without its low-rank updates, is refused.
-    assert main([*train[:-4], "--work", str(tmp_path / "w2"), "--out", str(delta),
-                 "--start", str(delta)]) == 2  # fmt: skip
-    assert "low-rank updates" in capsys.readouterr().err
+    # A run goes on with that delta's low-rank updates, but not where they would be lost.
+    again = [*train[:-4], "--out", str(tmp_path / "again.safetensors"), "--start", str(delta)]
+    assert main([*again, "--work", str(tmp_path / "w1")]) == 0
     recipe.write_text(json.dumps({**RECIPE, "end_to_end": None}))
+    assert main([*again, "--work", str(tmp_path / "w2")]) == 2
+    assert "has low-rank updates, and" in capsys.readouterr().err
     assert main([*train[:-4], "--work", str(tmp_path / "w3"), "--out", str(delta)]) == 0
     windows = ["windows", *flags, "--delta", str(delta), "--sequences", "1",
                "--out", str(tmp_path / "w.json"), "--megabytes", "0.02"]  # fmt: skip

@@ -18,7 +18,7 @@ from gma_torch.decoder import GmaDecoder
 _GROUP = 32
 # By what feeds the columns: the share of the logarithm, and how many columns have one exponent.
 _KINDS = {
-    "attention": (0.35, 1),
+    "attention": (0.25, 1),
     "value": (0.5, _GROUP),
     "mlp": (0.5, _GROUP),
     "down": (0.5, _GROUP),
