@@ -84,7 +84,8 @@ void TcpProxy::CutAll() {
 
 void TcpProxy::Accept() {
   for (;;) {
-    const int client = accept(listener_, nullptr, nullptr);
+    // A program that the test starts must not keep connections open that are cut here.
+    const int client = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
     if (client < 0) return;
     const int server = Socket();
     const sockaddr_in address = Loopback(target_port_);
