@@ -48,4 +48,9 @@ if(GMA_WITH_TORCH)
     INTERFACE_LINK_LIBRARIES gma_torch_c10)
   target_include_directories(gma_torch_cpu SYSTEM INTERFACE
     ${GMA_TORCH_DIR}/include ${GMA_TORCH_DIR}/include/torch/csrc/api/include)
+  if(GMA_WITH_CUDA AND EXISTS ${GMA_TORCH_DIR}/lib/libtorch_cuda.so)
+    # It makes itself known when it is loaded; no symbol of it is named.
+    target_link_options(gma_torch_cpu INTERFACE
+      "LINKER:--no-as-needed,${GMA_TORCH_DIR}/lib/libtorch_cuda.so,--as-needed")
+  endif()
 endif()

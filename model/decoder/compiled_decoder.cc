@@ -28,13 +28,17 @@ absl::Status CheckAtLeast(const char* option, int32_t value, int32_t least) {
 }
 
 absl::Status ValidateOptions(const DecoderOptions& options) {
+#ifdef GMA_WITH_CUDA
+  GMA_RETURN_IF_ERROR(CheckName("device", options.device, {"cpu", "cuda"}));
+#else
   GMA_RETURN_IF_ERROR(CheckName("device", options.device, {"cpu"}));
+#endif
 #ifdef GMA_WITH_TORCH
   GMA_RETURN_IF_ERROR(CheckName("decoder", options.decoder, {"cpu", "reference"}));
 #else
   GMA_RETURN_IF_ERROR(CheckName("decoder", options.decoder, {"cpu"}));
 #endif
-  GMA_RETURN_IF_ERROR(options.decoder == "cpu"
+  GMA_RETURN_IF_ERROR(options.device == "cpu" && options.decoder == "cpu"
                           ? CheckName("weights", options.weights, {"f32", "bf16", "int8", "int4"})
                           : CheckName("weights", options.weights, {"f32", "bf16"}));
   GMA_RETURN_IF_ERROR(CheckAtLeast("max_batch_rows", options.max_batch_rows, 1));
@@ -47,6 +51,9 @@ absl::Status ValidateOptions(const DecoderOptions& options) {
 absl::StatusOr<std::unique_ptr<CompiledDecoder>> CompiledDecoder::Load(
     const ModelDir& model, const DecoderOptions& options) {
   GMA_RETURN_IF_ERROR(ValidateOptions(options));
+#ifdef GMA_WITH_CUDA
+  if (options.device == "cuda") return LoadCudaDecoder(model, options);
+#endif
 #ifdef GMA_WITH_TORCH
   if (options.decoder == "reference") return LoadReferenceDecoder(model, options);
 #endif

@@ -10,19 +10,23 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "model/checkpoint/model_dir.h"
+#include "model/state/row_memory.h"
 #include "model/state/state_layout.h"
 #include "model/state/state_pool.h"
 
 namespace gma {
 
 struct DecoderOptions {
-  std::string device = "cpu";     // "cpu"; others are refused by name
-  std::string decoder = "cpu";    // "cpu", or "reference": slow, obvious, the oracle
+  std::string device = "cpu";     // "cpu", or "cuda" where the build has it: the first GPU
+  std::string decoder = "cpu";    // of device "cpu": "cpu", or "reference": slow, the oracle
   std::string weights = "int8";   // of matrices: "f32", "bf16", and with "cpu" "int8", "int4"
   int32_t max_batch_rows = 64;    // rows in one step at most
   int32_t max_step_tokens = 512;  // tokens in one step at most, all rows together
   bool compensated_state = false;
   int32_t threads = 0;  // 0: one for each processor
+  // A request's bits depend on nothing but its tokens. The cpu decoder always does that; "cuda"
+  // is slower with it.
+  bool deterministic = false;
 };
 
 // One row's part in a step.
@@ -40,7 +44,8 @@ struct StepBatch {
 class CompiledDecoder {
  public:
   // REQUIRES: `model` outlives the decoder; the reference reads weights from its files in place.
-  // ERRORS: kInvalidArgument naming an option, its value and what is possible.
+  // ERRORS: kInvalidArgument naming an option, its value and what is possible;
+  // kFailedPrecondition without a GPU; kResourceExhausted naming the bytes that could not be had.
   static absl::StatusOr<std::unique_ptr<CompiledDecoder>> Load(const ModelDir& model,
                                                                const DecoderOptions& options);
   virtual ~CompiledDecoder() = default;
@@ -53,6 +58,8 @@ class CompiledDecoder {
   virtual absl::Status Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) = 0;
 
   virtual const StateLayout& state_layout() const = 0;
+  // Where the pool given to Step has to be.
+  virtual RowMemory& row_memory() { return RowMemory::Host(); }
   // Bytes of all matrices as they are kept, which a step reads once.
   virtual size_t weight_bytes() const = 0;
   virtual int32_t vocab_size() const = 0;

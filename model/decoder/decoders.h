@@ -17,6 +17,11 @@ absl::StatusOr<std::unique_ptr<CompiledDecoder>> LoadCpuDecoder(const ModelDir& 
 absl::StatusOr<std::unique_ptr<CompiledDecoder>> LoadReferenceDecoder(
     const ModelDir& model, const DecoderOptions& options);
 
+// Everything in a GPU's memory: cuda_decoder.cc, in builds with LibTorch and nvcc. `weights` "f32",
+// or else bfloat16.
+absl::StatusOr<std::unique_ptr<CompiledDecoder>> LoadCudaDecoder(const ModelDir& model,
+                                                                 const DecoderOptions& options);
+
 }  // namespace gma
 
 #endif  // GMA_MODEL_DECODER_DECODERS_H_

@@ -41,13 +41,16 @@ void FlatBatch::Assign(const StepBatch& batch, StatePool& pool, const StateLayou
   logit_tokens_.clear();
   rows_.clear();
   for (const StepRow& row : batch.rows) {
-    const bool padding = row.state_row == pool.scratch_row();
-    uint8_t* state = padding ? nullptr : pool.row(row.state_row).data();
-    int64_t position = 0;
-    if (!padding) std::memcpy(&position, state, sizeof(position));
     const int64_t first = static_cast<int64_t>(tokens_.size());
     const int64_t count = static_cast<int64_t>(row.tokens.size());
-    rows_.push_back({first, count, position, state});
+    rows_.push_back({.first = first,
+                     .count = count,
+                     .state_row = row.state_row,
+                     .padding = row.state_row == pool.scratch_row()});
+    if (pool.on_host() && !rows_.back().padding) {
+      rows_.back().state = pool.row(row.state_row).data();
+      std::memcpy(&rows_.back().position, rows_.back().state, sizeof(int64_t));
+    }
     tokens_.insert(tokens_.end(), row.tokens.begin(), row.tokens.end());
     if (row.want_logits) logit_tokens_.push_back(static_cast<int32_t>(first + count - 1));
   }

@@ -15,8 +15,11 @@ class FlatBatch {
  public:
   struct Row {
     int64_t first, count;  // tokens [first, first + count) of the flat batch
-    int64_t position;      // of the first one
-    uint8_t* state;        // null for padding: it keeps no state, and its mixer output is 0
+    int32_t state_row;     // index in the pool
+    bool padding;          // it keeps no state, and its mixer output is 0
+    // Of a pool in host memory:
+    int64_t position = 0;      // of the first token
+    uint8_t* state = nullptr;  // null for padding
   };
 
   FlatBatch(const DecoderOptions& options, int32_t vocab_size);
@@ -25,7 +28,7 @@ class FlatBatch {
   void Assign(const StepBatch& batch, StatePool& pool, const StateLayout& layout,
               size_t logits_size);
 
-  // Writes each row's new position. REQUIRES: the step of the batch is done.
+  // Writes each row's new position. REQUIRES: the step of the batch is done, in host memory.
   void AdvancePositions() const;
 
   const std::vector<int32_t>& tokens() const { return tokens_; }  // [T]

@@ -1,8 +1,5 @@
 #include "model/state/state_pool.h"
 
-#include <sys/mman.h>
-
-#include <cstring>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -14,7 +11,7 @@ namespace gma {
 namespace {
 
 // Every float32 and float64 made of these bytes is a NaN.
-[[maybe_unused]] constexpr int kPoisonByte = 0xff;
+[[maybe_unused]] constexpr uint8_t kPoisonByte = 0xff;
 
 }  // namespace
 
@@ -37,29 +34,56 @@ absl::Span<uint8_t> StateRow::bytes() const {
   return pool_->row(index_);
 }
 
+RowSource StateRow::view() const {
+  GMA_CHECK(holds());
+  return RowSource(pool_->memory_, pool_->RowAt(index_), pool_->row_bytes_);
+}
+
+void StateRow::Write(absl::Span<const uint8_t> host) const {
+  GMA_CHECK(holds() && host.size() == pool_->row_bytes_);
+  pool_->memory_.Write(pool_->RowAt(index_), host.data(), host.size());
+}
+
+void StateRow::CopyFrom(const StateRow& source) const {
+  GMA_CHECK(holds() && source.pool_ == pool_);
+  pool_->memory_.Copy(pool_->RowAt(index_), pool_->RowAt(source.index_), pool_->row_bytes_);
+}
+
+void StateRow::Clear() const {
+  GMA_CHECK(holds());
+  pool_->memory_.Fill(pool_->RowAt(index_), 0, pool_->row_bytes_);
+}
+
 void StateRow::Release() {
   if (pool_ == nullptr) return;
   std::exchange(pool_, nullptr)->Return(std::exchange(index_, -1));
 }
 
+void StateRow::Edit(absl::FunctionRef<void(absl::Span<uint8_t>)> edit) const {
+  if (pool_->on_host()) return edit(bytes());
+  RowBytes row = view().Copy();
+  edit(absl::MakeSpan(row));
+  Write(row);
+}
+
 absl::StatusOr<std::unique_ptr<StatePool>> StatePool::Create(const StateLayout& layout,
-                                                             int32_t capacity) {
+                                                             int32_t capacity, RowMemory& memory) {
   GMA_CHECK(capacity > 0);
   // A row has at most 2^32 bytes, so the product fits 64 bits.
   const size_t bytes = (static_cast<size_t>(capacity) + 1) * layout.row_bytes();
-  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("no memory for ", bytes, " bytes of state: ", capacity,
+  const absl::StatusOr<uint8_t*> data = memory.Allocate(bytes);
+  if (!data.ok()) {
+    return absl::Status(
+        data.status().code(),
+        absl::StrCat(data.status().message(), " of state: ", capacity,
                      " rows and the scratch row of ", layout.row_bytes(), " bytes each"));
   }
-  madvise(data, bytes, MADV_HUGEPAGE);  // where it is refused, steps are slower and nothing else
-  return std::unique_ptr<StatePool>(
-      new StatePool(static_cast<uint8_t*>(data), layout.row_bytes(), capacity));
+  return std::unique_ptr<StatePool>(new StatePool(memory, *data, layout.row_bytes(), capacity));
 }
 
-StatePool::StatePool(uint8_t* data, size_t row_bytes, int32_t capacity)
-    : data_(data),
+StatePool::StatePool(RowMemory& memory, uint8_t* data, size_t row_bytes, int32_t capacity)
+    : memory_(memory),
+      data_(data),
       row_bytes_(row_bytes),
       capacity_(capacity),
       uses_(static_cast<size_t>(capacity), RowUse::kClean) {
@@ -69,7 +93,7 @@ StatePool::StatePool(uint8_t* data, size_t row_bytes, int32_t capacity)
 
 StatePool::~StatePool() {
   GMA_CHECK(used() == 0);
-  munmap(data_, total_bytes());
+  memory_.Free(data_, total_bytes());
 }
 
 absl::StatusOr<StateRow> StatePool::Lease(RowUse& was) {
@@ -86,8 +110,8 @@ absl::StatusOr<StateRow> StatePool::Lease(RowUse& was) {
 absl::StatusOr<StateRow> StatePool::Acquire() {
   RowUse was;
   GMA_ASSIGN_OR_RETURN(StateRow row, Lease(was));
-  // The system's pages start as zeros: a row that nobody wrote needs no memory yet.
-  if (was == RowUse::kDirty) std::memset(row.bytes().data(), 0, row_bytes_);
+  // The memory starts as zeros: a row that nobody wrote may need no pages yet.
+  if (was == RowUse::kDirty) row.Clear();
   return row;
 }
 
@@ -99,13 +123,18 @@ absl::StatusOr<StateRow> StatePool::AcquireUnset() {
 absl::StatusOr<StateRow> StatePool::AcquireCopy(const StateRow& source) {
   RowUse was;
   GMA_ASSIGN_OR_RETURN(StateRow row, Lease(was));
-  std::memcpy(row.bytes().data(), source.bytes().data(), row_bytes_);
+  row.CopyFrom(source);
   return row;
 }
 
 absl::Span<uint8_t> StatePool::row(int32_t index) {
+  GMA_CHECK(on_host());
+  return {RowAt(index), row_bytes_};
+}
+
+uint8_t* StatePool::RowAt(int32_t index) const {
   GMA_CHECK(index >= 0 && index <= capacity_);
-  return {data_ + static_cast<size_t>(index) * row_bytes_, row_bytes_};
+  return data_ + static_cast<size_t>(index) * row_bytes_;
 }
 
 void StatePool::Return(int32_t index) {
@@ -113,7 +142,7 @@ void StatePool::Return(int32_t index) {
   RowUse& use = uses_[static_cast<size_t>(index)];
   GMA_CHECK(use == RowUse::kLeased);
 #ifdef GMA_POISON_STATE
-  std::memset(row(index).data(), kPoisonByte, row_bytes_);
+  memory_.Fill(RowAt(index), kPoisonByte, row_bytes_);
 #endif
   use = RowUse::kDirty;
   free_.push_back(index);

@@ -278,8 +278,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   GMA_CHECK(options.max_batch_rows >= 1 && options.max_step_tokens >= 1);
   GMA_CHECK(options.max_waiting >= 1 && options.stream_capacity >= kMostAnswers);
   GMA_CHECK(options.resume_events >= 1);
-  GMA_ASSIGN_OR_RETURN(std::unique_ptr<StatePool> pool,
-                       StatePool::Create(decoder.state_layout(), options.max_sessions));
+  GMA_ASSIGN_OR_RETURN(
+      std::unique_ptr<StatePool> pool,
+      StatePool::Create(decoder.state_layout(), options.max_sessions, decoder.row_memory()));
   return std::make_unique<EngineImpl>(options, decoder, std::move(token_text), clock, metrics,
                                       std::move(pool), std::move(keeper));
 }

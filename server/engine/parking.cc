@@ -22,12 +22,16 @@ bool EngineState::ParkOne(const Session* except) {
 }
 
 std::shared_ptr<const RowBytes> EngineState::Encode(Session& session) {
-  auto encoded = std::make_shared<const RowBytes>(
-      EncodeRow(decoder_.state_layout(), session.row().bytes(), options_.park_format));
-  if (options_.park_format != RowEncoding::kFloat32) {
-    DecodeRow(decoder_.state_layout(), *encoded, options_.park_format, session.row().bytes());
+  const RowEncoding format = options_.park_format;
+  if (format == RowEncoding::kFloat32) {
+    return std::make_shared<const RowBytes>(session.row().view().Copy());
   }
-  return encoded;
+  RowBytes encoded;
+  session.row().Edit([&](absl::Span<uint8_t> row) {
+    encoded = EncodeRow(decoder_.state_layout(), row, format);
+    DecodeRow(decoder_.state_layout(), encoded, format, row);
+  });
+  return std::make_shared<const RowBytes>(std::move(encoded));
 }
 
 void EngineState::Park(Session& session) {
@@ -50,7 +54,13 @@ bool EngineState::Wake(Session& session) {
   if (!made) return false;
   absl::StatusOr<StateRow> row = pool_->AcquireUnset();
   GMA_CHECK(row.ok());
-  DecodeRow(decoder_.state_layout(), *session.parked(), options_.park_format, row->bytes());
+  if (options_.park_format == RowEncoding::kFloat32) {
+    row->Write(*session.parked());
+  } else {
+    row->Edit([&](absl::Span<uint8_t> edited) {
+      DecodeRow(decoder_.state_layout(), *session.parked(), options_.park_format, edited);
+    });
+  }
   table_.Wake(session, *std::move(row));
   metrics_.session_restore_time[0]->Observe(absl::ToDoubleSeconds(clock_.Monotonic() - start));
   return true;

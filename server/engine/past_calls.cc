@@ -93,12 +93,11 @@ void EngineCore::OnMessage(DeleteCheckpointMessage message) {
 void EngineCore::OnMessage(ExportMessage message) {
   absl::StatusOr<Session*> session = FindIdle(message.owner, message.id);
   if (!session.ok()) return message.done(session.status());
-  const absl::Span<const uint8_t> row = (*session)->row().bytes();
   metrics_.session_exports->Increment();
   SessionImage image;
   image.ttl = (*session)->ttl();
   image.point = (*session)->point();
-  image.row.assign(row.begin(), row.end());
+  image.row = (*session)->row().view().Copy();
   message.done(std::move(image));
 }
 
@@ -118,8 +117,7 @@ absl::StatusOr<Session*> EngineCore::Import(const ImportMessage& message) {
   }
   if (!MakeRows(1)) return NoRowError();
   GMA_ASSIGN_OR_RETURN(StateRow row, pool_->AcquireUnset());
-  GMA_CHECK(image.row.size() == row.bytes().size());
-  std::memcpy(row.bytes().data(), image.row.data(), image.row.size());
+  row.Write(image.row);
   Session& session = table_.Insert(owner, std::move(row), image.ttl, clock_.Monotonic());
   session.StandAt(image.point);
   table_.KeepAutomatic(session);  // the oldest point that it can go back to

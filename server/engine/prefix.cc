@@ -26,7 +26,7 @@ void EngineState::StartFromPrefix(Request& request, absl::Span<const size_t> mar
   const PrefixCache::Match match =
       prefixes_.Find(session.owner().number, feed.first(feed.size() - 1));
   if (match.tokens > 0) {
-    std::memcpy(session.row().bytes().data(), match.row->bytes().data(), pool_->row_bytes());
+    session.row().Write(match.row->bytes());
     session.Advance(feed.first(match.tokens), feed[match.tokens]);
     request.next = match.tokens;
     request.cached_tokens = static_cast<int64_t>(match.tokens);
@@ -57,7 +57,7 @@ void EngineState::KeepPrefix(Request& request, const Session& session) {
     if (checkpoint.of_present_past() && checkpoint.point.fed == session.fed())
       same = checkpoint.row;
   }
-  prefixes_.Put(session.owner().number, log.Tokens(0, session.fed()), session.row().bytes(),
+  prefixes_.Put(session.owner().number, log.Tokens(0, session.fed()), session.row().view(),
                 std::move(same));
 }
 

@@ -213,8 +213,7 @@ void EngineCore::ForkPrompt(Request& request) {
   for (Candidate& candidate : request.candidates) {
     candidate.decoding = true;
     if (&candidate == &first) continue;
-    const absl::Span<const uint8_t> from = first.session->row().bytes();
-    std::memcpy(candidate.session->row().bytes().data(), from.data(), from.size());
+    candidate.session->row().CopyFrom(first.session->row());
     candidate.session->Advance(request.feed, std::nullopt);
   }
 }

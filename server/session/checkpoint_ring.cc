@@ -9,8 +9,8 @@
 
 namespace gma {
 
-SavedRow::SavedRow(absl::Span<const uint8_t> bytes, CheckpointTotals& totals)
-    : SavedRow(std::make_shared<const RowBytes>(bytes.begin(), bytes.end()), totals) {}
+SavedRow::SavedRow(RowSource row, CheckpointTotals& totals)
+    : SavedRow(std::make_shared<const RowBytes>(row.Copy()), totals) {}
 
 SavedRow::SavedRow(std::shared_ptr<const RowBytes> bytes, CheckpointTotals& totals)
     : bytes_(std::move(bytes)), totals_(totals) {
@@ -74,8 +74,7 @@ void CheckpointRing::DropAutomatic() {
 }
 
 absl::StatusOr<const Checkpoint*> CheckpointRing::Keep(CheckpointKind kind, std::string_view name,
-                                                       const SessionPoint& point,
-                                                       absl::Span<const uint8_t> row) {
+                                                       const SessionPoint& point, RowSource row) {
   const auto replaced = Replaced(kind, name, row.size());
   const size_t kept = bytes_ - (replaced == checkpoints_.end() ? 0 : replaced->row->bytes().size());
   if (kept + row.size() > limit_) {

@@ -14,7 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "model/state/row_bytes.h"
+#include "model/state/row_memory.h"
 #include "server/session/session_point.h"
 
 namespace gma {
@@ -31,7 +31,7 @@ struct CheckpointTotals {
 class SavedRow {
  public:
   // `totals` outlives the copy.
-  SavedRow(absl::Span<const uint8_t> bytes, CheckpointTotals& totals);
+  SavedRow(RowSource row, CheckpointTotals& totals);
   SavedRow(std::shared_ptr<const RowBytes> bytes, CheckpointTotals& totals);
   SavedRow(const SavedRow&) = delete;
   SavedRow& operator=(const SavedRow&) = delete;
@@ -85,7 +85,7 @@ class CheckpointRing {
   // ERRORS: kResourceExhausted, naming bytes and limit, when nothing may go for it, here or in
   // what all sessions have together.
   absl::StatusOr<const Checkpoint*> Keep(CheckpointKind kind, std::string_view name,
-                                         const SessionPoint& point, absl::Span<const uint8_t> row);
+                                         const SessionPoint& point, RowSource row);
   // Null: there is none of this name. REQUIRES: name is not empty.
   const Checkpoint* Find(std::string_view name) const;
   // Oldest first.

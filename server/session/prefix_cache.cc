@@ -41,7 +41,7 @@ PrefixCache::Match PrefixCache::Find(uint32_t owner, absl::Span<const int32_t> t
   return {};
 }
 
-void PrefixCache::Put(uint32_t owner, std::vector<int32_t> tokens, absl::Span<const uint8_t> row,
+void PrefixCache::Put(uint32_t owner, std::vector<int32_t> tokens, RowSource row,
                       std::shared_ptr<const SavedRow> copy) {
   GMA_CHECK(row.size() == row_bytes_);
   if (tokens.size() < kLeastTokens) return;

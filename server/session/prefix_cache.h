@@ -49,7 +49,7 @@ class PrefixCache {
   // `copy`: one that exists already, null: none. To make room, the owner who holds most gives the
   // entry it has not used for longest, `owner` where it is one of those: nobody's entries are
   // driven out by somebody who holds more.
-  void Put(uint32_t owner, std::vector<int32_t> tokens, absl::Span<const uint8_t> row,
+  void Put(uint32_t owner, std::vector<int32_t> tokens, RowSource row,
            std::shared_ptr<const SavedRow> copy);
 
   size_t bytes() const { return bytes_; }

@@ -169,7 +169,7 @@ void Session::FeedAgainFrom(int64_t fed) {
 
 absl::StatusOr<const Checkpoint*> Session::KeepCheckpoint(std::string_view name) {
   GMA_CHECK(phase_ == SessionPhase::kIdle);
-  return past_.Keep(name, point_, row_.bytes());
+  return past_.Keep(name, point_, row_.view());
 }
 
 void Session::KeepAutomaticWhenDue() {
@@ -178,12 +178,10 @@ void Session::KeepAutomaticWhenDue() {
 
 void Session::Rewind(const RewindTarget& target, const RewindPlan& plan) {
   GMA_CHECK(phase_ == SessionPhase::kIdle);
-  const absl::Span<uint8_t> row = row_.bytes();
   if (plan.row != nullptr) {
-    GMA_CHECK(plan.row->bytes().size() == row.size());
-    std::memcpy(row.data(), plan.row->bytes().data(), row.size());
+    row_.Write(plan.row->bytes());
   } else {
-    std::memset(row.data(), 0, row.size());
+    row_.Clear();
   }
   past_.Rewound(target, plan);
   point_ = plan.point;

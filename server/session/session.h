@@ -142,7 +142,7 @@ class Session {
   // As SessionPast::Keep. REQUIRES: idle.
   absl::StatusOr<const Checkpoint*> KeepCheckpoint(std::string_view name);
   // Keeps an automatic checkpoint; at any time, or only when enough was fed since the last one.
-  void KeepAutomatic() { past_.KeepAutomatic(point_, row_.bytes()); }
+  void KeepAutomatic() { past_.KeepAutomatic(point_, row_.view()); }
   void KeepAutomaticWhenDue();
   // ERRORS: kNotFound for a checkpoint that is not there.
   absl::Status DropCheckpoint(std::string_view name) { return past_.Drop(name); }

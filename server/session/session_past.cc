@@ -9,13 +9,12 @@
 namespace gma {
 
 absl::StatusOr<const Checkpoint*> SessionPast::Keep(std::string_view name,
-                                                    const SessionPoint& point,
-                                                    absl::Span<const uint8_t> row) {
+                                                    const SessionPoint& point, RowSource row) {
   const CheckpointKind kind = name.empty() ? CheckpointKind::kNumbered : CheckpointKind::kNamed;
   return ring_.Keep(kind, name, point, row);
 }
 
-void SessionPast::KeepAutomatic(const SessionPoint& point, absl::Span<const uint8_t> row) {
+void SessionPast::KeepAutomatic(const SessionPoint& point, RowSource row) {
   if (limits_.checkpoint_bytes == 0 || point.context_tokens() == 0) return;
   for (const Checkpoint& there : ring_.all()) {
     if (there.of_present_past() && there.point.fed == point.fed && there.point.pending) return;

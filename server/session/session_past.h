@@ -59,9 +59,9 @@ class SessionPast {
 
   // As CheckpointRing::Keep; kNumbered without a name.
   absl::StatusOr<const Checkpoint*> Keep(std::string_view name, const SessionPoint& point,
-                                         absl::Span<const uint8_t> row);
+                                         RowSource row);
   // An automatic checkpoint, where there may be one and none stands there already.
-  void KeepAutomatic(const SessionPoint& point, absl::Span<const uint8_t> row);
+  void KeepAutomatic(const SessionPoint& point, RowSource row);
   // ERRORS: kNotFound for a checkpoint that is not there.
   absl::Status Drop(std::string_view name) { return ring_.Drop(name); }
   void DropAutomatic() { ring_.DropAutomatic(); }

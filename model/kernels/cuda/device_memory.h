@@ -1,4 +1,4 @@
-// Arrays in device memory.
+// Arrays in device memory, and in host memory that the device copies from and to by itself.
 #ifndef GMA_MODEL_KERNELS_CUDA_DEVICE_MEMORY_H_
 #define GMA_MODEL_KERNELS_CUDA_DEVICE_MEMORY_H_
 
@@ -20,6 +20,14 @@ inline absl::Status ToStatus(cudaError_t error, absl::string_view what) {
   return absl::InternalError(absl::StrCat(what, ": ", cudaGetErrorString(error)));
 }
 
+// kResourceExhausted naming the bytes asked for and those that are free.
+inline absl::Status NoMemory(size_t bytes) {
+  size_t free = 0, total = 0;
+  cudaMemGetInfo(&free, &total);
+  return absl::ResourceExhaustedError(absl::StrCat("no ", bytes, " bytes of device memory: ", free,
+                                                   " of ", total, " bytes are free"));
+}
+
 // Owns the array. Move-only. THREADS: one at a time.
 template <typename T>
 class DeviceArray {
@@ -35,15 +43,12 @@ class DeviceArray {
   ~DeviceArray() { cudaFree(data_); }
 
   // What it holds is not set.
-  // ERRORS: kResourceExhausted naming the bytes asked for.
+  // ERRORS: as NoMemory.
   static absl::StatusOr<DeviceArray> Create(size_t size) {
     DeviceArray array;
     if (size == 0) return array;
     void* data = nullptr;
-    if (cudaMalloc(&data, size * sizeof(T)) != cudaSuccess) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("no ", size * sizeof(T), " bytes of device memory"));
-    }
+    if (cudaMalloc(&data, size * sizeof(T)) != cudaSuccess) return NoMemory(size * sizeof(T));
     array.data_ = static_cast<T*>(data);
     array.size_ = size;
     return array;
@@ -67,6 +72,42 @@ class DeviceArray {
 
   T* data() const { return data_; }
   size_t size() const { return size_; }
+
+ private:
+  T* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Page-locked host memory. Move-only.
+template <typename T>
+class PinnedArray {
+ public:
+  PinnedArray() = default;  // of nothing
+  PinnedArray(PinnedArray&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  PinnedArray& operator=(PinnedArray&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~PinnedArray() { cudaFreeHost(data_); }
+
+  // ERRORS: kResourceExhausted naming the bytes asked for.
+  static absl::StatusOr<PinnedArray> Create(size_t size) {
+    PinnedArray array;
+    void* data = nullptr;
+    if (cudaMallocHost(&data, size * sizeof(T)) != cudaSuccess) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("no ", size * sizeof(T), " bytes of page-locked memory"));
+    }
+    array.data_ = static_cast<T*>(data);
+    array.size_ = size;
+    return array;
+  }
+
+  T* data() const { return data_; }
+  size_t size() const { return size_; }
+  T& operator[](size_t i) const { return data_[i]; }
 
  private:
   T* data_ = nullptr;

@@ -4,24 +4,26 @@
 
 #include <cmath>
 
+#include "model/kernels/cuda/number.cuh"
 #include "model/kernels/cuda/warp.cuh"
 
 namespace gma::cuda {
 
 constexpr int kThreads = 256;
 
-__global__ void EmbedKernel(const __nv_bfloat16* table, const int32_t* ids, int32_t width,
-                            float* x) {
+template <typename T>
+__global__ void EmbedKernel(const T* table, const int32_t* ids, int32_t width, float* x) {
   const int64_t token = blockIdx.x;
-  const __nv_bfloat16* from = table + static_cast<int64_t>(ids[token]) * width;
+  const T* from = table + static_cast<int64_t>(ids[token]) * width;
   for (int i = threadIdx.x; i < width; i += blockDim.x) {
-    x[token * width + i] = __bfloat162float(from[i]);
+    x[token * width + i] = Widen(from[i]);
   }
 }
 
 // A block a token: each warp sums a part of the squares, and all sum the parts.
+template <typename T>
 __global__ void RmsNormKernel(const float* x, const int32_t* picked, const float* gain, float eps,
-                              int32_t width, __nv_bfloat16* out) {
+                              int32_t width, T* out) {
   extern __shared__ float norm_shared[];  // [warps]
   const int64_t token = blockIdx.x;
   const float* from = x + (picked == nullptr ? token : picked[token]) * width;
@@ -34,22 +36,24 @@ __global__ void RmsNormKernel(const float* x, const int32_t* picked, const float
   const float mine = lane < static_cast<int>(blockDim.x) / kWarp ? norm_shared[lane] : 0.0f;
   const float scale = 1.0f / sqrtf(WarpSum(mine) / static_cast<float>(width) + eps);
   for (int i = threadIdx.x; i < width; i += blockDim.x) {
-    out[token * width + i] = __float2bfloat16_rn(from[i] * (scale * gain[i]));
+    Narrow(from[i] * (scale * gain[i]), out[token * width + i]);
   }
 }
 
-__global__ void SwiGluKernel(const float* gate_up, int32_t width, __nv_bfloat16* out) {
+template <typename T>
+__global__ void SwiGluKernel(const float* gate_up, int32_t width, T* out) {
   const int64_t token = blockIdx.y;
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= width) return;
   const float gate = gate_up[token * 2 * width + i], up = gate_up[token * 2 * width + width + i];
-  out[token * width + i] = __float2bfloat16_rn(gate / (1.0f + expf(-gate)) * up);
+  Narrow(gate / (1.0f + expf(-gate)) * up, out[token * width + i]);
 }
 
-__global__ void RoundKernel(const float* x, int32_t width, __nv_bfloat16* out) {
+template <typename T>
+__global__ void RoundKernel(const float* x, int32_t width, T* out) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   const int64_t at = static_cast<int64_t>(blockIdx.y) * width + i;
-  if (i < width) out[at] = __float2bfloat16_rn(x[at]);
+  if (i < width) Narrow(x[at], out[at]);
 }
 
 __device__ inline int64_t* PositionOf(const StepRows& rows, int row) {
@@ -101,31 +105,34 @@ unsigned BlocksFor(int64_t count) {
 
 }  // namespace
 
-cudaError_t RunEmbed(const __nv_bfloat16* table, const int32_t* ids, int64_t tokens, int32_t width,
-                     float* x, cudaStream_t stream) {
+template <typename T>
+cudaError_t RunEmbed(const T* table, const int32_t* ids, int64_t tokens, int32_t width, float* x,
+                     cudaStream_t stream) {
   const cudaLaunchConfig_t config = Config(dim3(static_cast<unsigned>(tokens)), 0, stream);
-  return cudaLaunchKernelEx(&config, EmbedKernel, table, ids, width, x);
+  return cudaLaunchKernelEx(&config, EmbedKernel<T>, table, ids, width, x);
 }
 
+template <typename T>
 cudaError_t RunRmsNorm(const float* x, const int32_t* picked, const float* gain, float eps,
-                       int64_t tokens, int32_t width, __nv_bfloat16* out, cudaStream_t stream) {
+                       int64_t tokens, int32_t width, T* out, cudaStream_t stream) {
   const cudaLaunchConfig_t config =
       Config(dim3(static_cast<unsigned>(tokens)), kThreads / kWarp * sizeof(float), stream);
-  return cudaLaunchKernelEx(&config, RmsNormKernel, x, picked, gain, eps, width, out);
+  return cudaLaunchKernelEx(&config, RmsNormKernel<T>, x, picked, gain, eps, width, out);
 }
 
-cudaError_t RunSwiGlu(const float* gate_up, int64_t tokens, int32_t width, __nv_bfloat16* out,
+template <typename T>
+cudaError_t RunSwiGlu(const float* gate_up, int64_t tokens, int32_t width, T* out,
                       cudaStream_t stream) {
   const cudaLaunchConfig_t config =
       Config(dim3(BlocksFor(width), static_cast<unsigned>(tokens)), 0, stream);
-  return cudaLaunchKernelEx(&config, SwiGluKernel, gate_up, width, out);
+  return cudaLaunchKernelEx(&config, SwiGluKernel<T>, gate_up, width, out);
 }
 
-cudaError_t RunRound(const float* x, int64_t tokens, int32_t width, __nv_bfloat16* out,
-                     cudaStream_t stream) {
+template <typename T>
+cudaError_t RunRound(const float* x, int64_t tokens, int32_t width, T* out, cudaStream_t stream) {
   const cudaLaunchConfig_t config =
       Config(dim3(BlocksFor(width), static_cast<unsigned>(tokens)), 0, stream);
-  return cudaLaunchKernelEx(&config, RoundKernel, x, width, out);
+  return cudaLaunchKernelEx(&config, RoundKernel<T>, x, width, out);
 }
 
 cudaError_t RunRotationAngles(const StepRows& rows, const double* frequency, int32_t half,
@@ -147,5 +154,15 @@ cudaError_t RunLogDecay(const float* projected, int64_t stride, int64_t column, 
   return cudaLaunchKernelEx(&config, LogDecayKernel, projected, stride, column, rate, bias, count,
                             memory_heads, log_decay);
 }
+
+#define GMA_INSTANTIATE(T)                                                                         \
+  template cudaError_t RunEmbed(const T*, const int32_t*, int64_t, int32_t, float*, cudaStream_t); \
+  template cudaError_t RunRmsNorm(const float*, const int32_t*, const float*, float, int64_t,      \
+                                  int32_t, T*, cudaStream_t);                                      \
+  template cudaError_t RunSwiGlu(const float*, int64_t, int32_t, T*, cudaStream_t);                \
+  template cudaError_t RunRound(const float*, int64_t, int32_t, T*, cudaStream_t);
+GMA_INSTANTIATE(float)
+GMA_INSTANTIATE(__nv_bfloat16)
+#undef GMA_INSTANTIATE
 
 }  // namespace gma::cuda

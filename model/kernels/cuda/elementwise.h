@@ -1,8 +1,8 @@
 // What is done to a step's activations token by token: embedding, norms, SwiGLU, angles of
-// rotation, log-decays, positions. Activations that a product reads are bfloat16, the residual
-// stream and everything a mixer reads are float32.
+// rotation, log-decays, positions. T, the type of weights and of the activations that a product
+// reads, is float or __nv_bfloat16; the residual stream and everything a mixer reads are float.
 //
-// All pointers are of device memory; [T, n] is row after row. Each call puts one kernel into
+// All pointers are of device memory; [tokens, n] is row after row. Each call puts one kernel into
 // `stream`. ERRORS: the launch's. THREADS: any. SAME BITS: a token's numbers depend on the token.
 #ifndef GMA_MODEL_KERNELS_CUDA_ELEMENTWISE_H_
 #define GMA_MODEL_KERNELS_CUDA_ELEMENTWISE_H_
@@ -15,22 +15,26 @@
 
 namespace gma::cuda {
 
-// x [T, width] <- rows `ids` [T] of table [vocabulary, width].
-cudaError_t RunEmbed(const __nv_bfloat16* table, const int32_t* ids, int64_t tokens, int32_t width,
-                     float* x, cudaStream_t stream);
+// x [tokens, width] <- rows `ids` [T] of table [vocabulary, width].
+template <typename T>
+cudaError_t RunEmbed(const T* table, const int32_t* ids, int64_t tokens, int32_t width, float* x,
+                     cudaStream_t stream);
 
-// out [T, width], token i <- gain * y / sqrt(mean(y^2) + eps) with y = x of token picked[i]; of
-// token i where `picked` is null.
+// out [tokens, width], token i <- gain * y / sqrt(mean(y^2) + eps) with y = x of token picked[i];
+// of token i where `picked` is null.
+template <typename T>
 cudaError_t RunRmsNorm(const float* x, const int32_t* picked, const float* gain, float eps,
-                       int64_t tokens, int32_t width, __nv_bfloat16* out, cudaStream_t stream);
+                       int64_t tokens, int32_t width, T* out, cudaStream_t stream);
 
-// out [T, width] <- silu(gate) * up, with gate and up side by side in gate_up [T, 2 width].
-cudaError_t RunSwiGlu(const float* gate_up, int64_t tokens, int32_t width, __nv_bfloat16* out,
+// out [tokens, width] <- silu(gate) * up, with gate and up side by side in gate_up [tokens, 2
+// width].
+template <typename T>
+cudaError_t RunSwiGlu(const float* gate_up, int64_t tokens, int32_t width, T* out,
                       cudaStream_t stream);
 
-// out [T, width] <- x in bfloat16.
-cudaError_t RunRound(const float* x, int64_t tokens, int32_t width, __nv_bfloat16* out,
-                     cudaStream_t stream);
+// out [tokens, width] <- x.
+template <typename T>
+cudaError_t RunRound(const float* x, int64_t tokens, int32_t width, T* out, cudaStream_t stream);
 
 // The rows of a step, as in MixerBatch.
 struct StepRows {
@@ -40,16 +44,16 @@ struct StepRows {
   const int32_t *state_row, *first, *count;  // [rows]
 };
 
-// cos and sin [T, half] of position * frequency[i], in float64 because positions have no bound.
-// frequency: [half], theta^(-2 i / v).
+// cos and sin [tokens, half] of position * frequency[i], in float64 because positions have no
+// bound. frequency: [half], theta^(-2 i / v).
 cudaError_t RunRotationAngles(const StepRows& rows, const double* frequency, int32_t half,
                               float* cosines, float* sines, cudaStream_t stream);
 
 // Adds each row's count to its position: the last kernel of a step.
 cudaError_t RunAdvance(const StepRows& rows, cudaStream_t stream);
 
-// log_decay [T, G] <- -rate[g] softplus(u + bias[g]), with u in column + g of projected [T,
-// stride]; rate and bias [G] (docs/MATH.md 5.2, forget "head").
+// log_decay [tokens, G] <- -rate[g] softplus(u + bias[g]), with u in column + g of projected
+// [tokens, stride]; rate and bias [G] (docs/MATH.md 5.2, forget "head").
 cudaError_t RunLogDecay(const float* projected, int64_t stride, int64_t column, const double* rate,
                         const double* bias, int64_t tokens, int32_t memory_heads, float* log_decay,
                         cudaStream_t stream);

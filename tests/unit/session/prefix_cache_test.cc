@@ -146,7 +146,7 @@ TEST_F(PrefixCacheTest, RandomTextsAgreeWithASearchThroughAll) {
     const uint32_t owner = random() % 2;
     const std::vector<int32_t> tokens = text(16 + random() % 10);
     const auto* bytes = reinterpret_cast<const uint8_t*>(&i);
-    cache.Put(owner, tokens, {bytes, sizeof(i)}, nullptr);
+    cache.Put(owner, tokens, absl::MakeConstSpan(bytes, sizeof(i)), nullptr);
     all[owner].try_emplace(tokens, i);
 
     const std::vector<int32_t> wanted = text(16 + random() % 14);

@@ -1,0 +1,324 @@
+// The cuda decoder: weights, activations and state rows in device memory. A step is one row of
+// kernels in one stream, between one copy of what the batch is to the device and one of the logits
+// back.
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "model/decoder/cuda_weights.h"
+#include "model/decoder/decoders.h"
+#include "model/decoder/device_product.h"
+#include "model/decoder/device_rows.h"
+#include "model/decoder/flat_batch.h"
+#include "model/kernels/cuda/elementwise.h"
+#include "model/kernels/cuda/mixer.h"
+
+namespace gma {
+namespace {
+
+using cuda::DeviceArray;
+using cuda::PinnedArray;
+
+absl::Status Launched(cudaError_t error) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("a decoder step failed: ", cudaGetErrorString(error)));
+}
+
+// What the kernels are told of a batch, as one array, on the host and on the device.
+class BatchIndices {
+ public:
+  static absl::StatusOr<BatchIndices> Create(const DecoderOptions& options) {
+    BatchIndices indices;
+    indices.rows_ = options.max_batch_rows;
+    const size_t size =
+        static_cast<size_t>(4 * indices.rows_) + static_cast<size_t>(options.max_step_tokens);
+    GMA_ASSIGN_OR_RETURN(indices.host_, PinnedArray<int32_t>::Create(size));
+    GMA_ASSIGN_OR_RETURN(indices.device_, DeviceArray<int32_t>::Create(size));
+    return indices;
+  }
+
+  // REQUIRES: the step before is done.
+  cudaError_t Set(const FlatBatch& batch, cudaStream_t stream) {
+    for (size_t i = 0; i < batch.rows().size(); ++i) {
+      const FlatBatch::Row& row = batch.rows()[i];
+      host_[i] = row.state_row;
+      host_[rows_ + i] = static_cast<int32_t>(row.first);
+      host_[2 * rows_ + i] = row.padding ? 0 : static_cast<int32_t>(row.count);
+    }
+    const std::vector<int32_t>& picked = batch.logit_tokens();
+    std::copy(picked.begin(), picked.end(), host_.data() + 3 * rows_);
+    std::copy(batch.tokens().begin(), batch.tokens().end(), host_.data() + 4 * rows_);
+    const size_t used = 4 * rows_ + batch.tokens().size();
+    return cudaMemcpyAsync(device_.data(), host_.data(), used * sizeof(int32_t),
+                           cudaMemcpyHostToDevice, stream);
+  }
+
+  const int32_t* state_row() const { return device_.data(); }
+  const int32_t* first() const { return device_.data() + rows_; }
+  const int32_t* count() const { return device_.data() + 2 * rows_; }
+  const int32_t* picked() const { return device_.data() + 3 * rows_; }  // tokens with logits
+  const int32_t* tokens() const { return device_.data() + 4 * rows_; }
+
+ private:
+  size_t rows_ = 0;
+  PinnedArray<int32_t> host_;
+  DeviceArray<int32_t> device_;
+};
+
+// T: float or __nv_bfloat16, the type of matrices and of what they are multiplied with.
+template <typename T>
+class CudaDecoder final : public CompiledDecoder {
+ public:
+  static absl::StatusOr<std::unique_ptr<CompiledDecoder>> Create(
+      const ModelDir& model, const DecoderOptions& options, StateLayout layout,
+      std::unique_ptr<DeviceProduct> product);
+
+  absl::Status Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) override;
+  const StateLayout& state_layout() const override { return layout_; }
+  RowMemory& row_memory() override { return row_memory_; }
+  size_t weight_bytes() const override { return weights_.matrix_bytes; }
+  int32_t vocab_size() const override { return config_.vocab_size; }
+
+ private:
+  CudaDecoder(const ModelDir& model, const DecoderOptions& options, StateLayout layout,
+              std::unique_ptr<DeviceProduct> product)
+      : config_(model.config()),
+        layout_(std::move(layout)),
+        product_(std::move(product)),
+        stream_(product_->stream()),
+        row_memory_(stream_),
+        flat_(options, config_.vocab_size) {}
+
+  absl::Status Allocate(const DecoderOptions& options);
+  absl::Status Embed();
+  absl::Status RunLayer(const CudaLayerWeights<T>& layer, const cuda::StepRows& rows);
+  absl::Status Mix(const CudaLayerWeights<T>& layer, const cuda::StepRows& rows);
+  absl::Status Logits(absl::Span<float> logits);
+  absl::Status Norm(const DeviceArray<float>& gain, const int32_t* picked, int64_t tokens) {
+    return Launched(cuda::RunRmsNorm(x_.data(), picked, gain.data(),
+                                     static_cast<float>(config_.rms_norm_eps), tokens,
+                                     config_.hidden_size, normed_.data(), stream_));
+  }
+  absl::Status Product(const DeviceMatrix<T>& weights, const T* x, int64_t tokens, bool add,
+                       const DeviceArray<float>& y) {
+    return product_->Run(weights.numbers.data(), weights.outputs, weights.inputs, x, tokens, add,
+                         y.data());
+  }
+  int64_t tokens() const { return static_cast<int64_t>(flat_.tokens().size()); }
+
+  const ModelConfig config_;
+  const StateLayout layout_;
+  const std::unique_ptr<DeviceProduct> product_;
+  const cudaStream_t stream_;
+  DeviceRows row_memory_;
+  FlatBatch flat_;
+  CudaWeights<T> weights_;
+  BatchIndices indices_;
+  DeviceArray<double> frequencies_;                     // [v / 2] of RoPE
+  DeviceArray<float> rope_cos_, rope_sin_;              // [T, v / 2]
+  DeviceArray<float> x_, projected_, mixed_, gate_up_;  // [T, d], [T, columns], [T, H v], [T, 2 f]
+  DeviceArray<float> log_decay_;                        // [T, G]
+  DeviceArray<T> normed_, rounded_, hidden_;            // [T, d], [T, H v], [T, f]
+  DeviceArray<float> logits_;                           // [rows, vocab]
+  PinnedArray<float> host_logits_;
+};
+
+template <typename T>
+absl::StatusOr<std::unique_ptr<CompiledDecoder>> CudaDecoder<T>::Create(
+    const ModelDir& model, const DecoderOptions& options, StateLayout layout,
+    std::unique_ptr<DeviceProduct> product) {
+  std::unique_ptr<CudaDecoder> decoder(
+      new CudaDecoder(model, options, std::move(layout), std::move(product)));
+  GMA_ASSIGN_OR_RETURN(decoder->weights_, LoadCudaWeights<T>(model, decoder->layout_));
+  model.LetGoOfPages();  // everything is on the device
+  GMA_RETURN_IF_ERROR(decoder->Allocate(options));
+  return decoder;
+}
+
+template <typename T>
+absl::Status CudaDecoder<T>::Allocate(const DecoderOptions& options) {
+  const size_t t = static_cast<size_t>(options.max_step_tokens);
+  const size_t d = static_cast<size_t>(config_.hidden_size);
+  const size_t f = static_cast<size_t>(config_.intermediate_size);
+  const size_t width = static_cast<size_t>(config_.num_attention_heads * config_.head_dim);
+  const size_t half = static_cast<size_t>(config_.head_dim / 2);
+  const size_t logits =
+      static_cast<size_t>(options.max_batch_rows) * static_cast<size_t>(config_.vocab_size);
+  int64_t columns = 0;
+  for (const auto& layer : weights_.layers) columns = std::max(columns, layer.columns.total);
+  std::vector<double> frequencies(half);
+  for (size_t i = 0; i < half; ++i) {
+    frequencies[i] = std::pow(config_.rope_theta, -2.0 * static_cast<double>(i) / config_.head_dim);
+  }
+  GMA_ASSIGN_OR_RETURN(indices_, BatchIndices::Create(options));
+  GMA_ASSIGN_OR_RETURN(frequencies_, DeviceArray<double>::Copy(frequencies));
+  GMA_ASSIGN_OR_RETURN(rope_cos_, DeviceArray<float>::Create(t * half));
+  GMA_ASSIGN_OR_RETURN(rope_sin_, DeviceArray<float>::Create(t * half));
+  GMA_ASSIGN_OR_RETURN(x_, DeviceArray<float>::Create(t * d));
+  GMA_ASSIGN_OR_RETURN(projected_, DeviceArray<float>::Create(t * static_cast<size_t>(columns)));
+  GMA_ASSIGN_OR_RETURN(mixed_, DeviceArray<float>::Create(t * width));
+  GMA_ASSIGN_OR_RETURN(gate_up_, DeviceArray<float>::Create(t * 2 * f));
+  GMA_ASSIGN_OR_RETURN(
+      log_decay_, DeviceArray<float>::Create(t * static_cast<size_t>(config_.num_memory_heads)));
+  GMA_ASSIGN_OR_RETURN(normed_, DeviceArray<T>::Create(t * d));
+  if constexpr (!std::is_same_v<T, float>) {
+    GMA_ASSIGN_OR_RETURN(rounded_, DeviceArray<T>::Create(t * width));
+  }
+  GMA_ASSIGN_OR_RETURN(hidden_, DeviceArray<T>::Create(t * f));
+  GMA_ASSIGN_OR_RETURN(logits_, DeviceArray<float>::Create(logits));
+  GMA_ASSIGN_OR_RETURN(host_logits_, PinnedArray<float>::Create(logits));
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status CudaDecoder<T>::Embed() {
+  const DeviceMatrix<T>& table =
+      weights_.embedding.outputs == 0 ? weights_.head : weights_.embedding;
+  return Launched(cuda::RunEmbed(table.numbers.data(), indices_.tokens(), tokens(),
+                                 config_.hidden_size, x_.data(), stream_));
+}
+
+template <typename T>
+absl::Status CudaDecoder<T>::Mix(const CudaLayerWeights<T>& layer, const cuda::StepRows& rows) {
+  const InputColumns& columns = layer.columns;
+  if (columns.forget != InputColumns::kAbsent) {
+    GMA_RETURN_IF_ERROR(Launched(cuda::RunLogDecay(
+        projected_.data(), columns.total, columns.forget, layer.forget_rate.data(),
+        layer.forget_bias.data(), tokens(), config_.num_memory_heads, log_decay_.data(), stream_)));
+  }
+  static_assert(InputColumns::kAbsent == cuda::MixerBatch::kAbsent);
+  const cuda::MixerBatch batch = {
+      .pool = rows.pool,
+      .row_bytes = rows.row_bytes,
+      .rows = rows.rows,
+      .state_row = rows.state_row,
+      .first = rows.first,
+      .count = rows.count,
+      .projected = projected_.data(),
+      .stride = columns.total,
+      .route_q = columns.route_q,
+      .route_k = columns.route_k,
+      .value = columns.value,
+      .q = columns.q,
+      .k = columns.k,
+      .gate = columns.gate,
+      .log_decay = log_decay_.data(),
+      .rope_cos = rope_cos_.data(),
+      .rope_sin = rope_sin_.data(),
+      .out = mixed_.data(),
+      .out_stride = int64_t{config_.num_attention_heads} * config_.head_dim};
+  return Launched(cuda::RunMixer(layer.mixer->layer(), batch, stream_));
+}
+
+template <typename T>
+absl::Status CudaDecoder<T>::RunLayer(const CudaLayerWeights<T>& layer,
+                                      const cuda::StepRows& rows) {
+  GMA_RETURN_IF_ERROR(Norm(layer.input_norm, nullptr, tokens()));
+  GMA_RETURN_IF_ERROR(Product(layer.input_proj, normed_.data(), tokens(), false, projected_));
+  GMA_RETURN_IF_ERROR(Mix(layer, rows));
+  const T* mixed;
+  if constexpr (std::is_same_v<T, float>) {
+    mixed = mixed_.data();
+  } else {
+    GMA_RETURN_IF_ERROR(
+        Launched(cuda::RunRound(mixed_.data(), tokens(), static_cast<int32_t>(layer.o_proj.inputs),
+                                rounded_.data(), stream_)));
+    mixed = rounded_.data();
+  }
+  GMA_RETURN_IF_ERROR(Product(layer.o_proj, mixed, tokens(), true, x_));
+  GMA_RETURN_IF_ERROR(Norm(layer.post_norm, nullptr, tokens()));
+  GMA_RETURN_IF_ERROR(Product(layer.gate_up, normed_.data(), tokens(), false, gate_up_));
+  GMA_RETURN_IF_ERROR(Launched(cuda::RunSwiGlu(gate_up_.data(), tokens(), config_.intermediate_size,
+                                               hidden_.data(), stream_)));
+  return Product(layer.down, hidden_.data(), tokens(), true, x_);
+}
+
+template <typename T>
+absl::Status CudaDecoder<T>::Logits(absl::Span<float> logits) {
+  const size_t wanted = flat_.logit_tokens().size();
+  if (wanted == 0) return absl::OkStatus();
+  const int64_t count = static_cast<int64_t>(wanted);
+  GMA_RETURN_IF_ERROR(Norm(weights_.final_norm, indices_.picked(), count));
+  GMA_RETURN_IF_ERROR(Product(weights_.head, normed_.data(), count, false, logits_));
+  const size_t numbers = wanted * static_cast<size_t>(config_.vocab_size);
+  GMA_RETURN_IF_ERROR(
+      Launched(cudaMemcpyAsync(host_logits_.data(), logits_.data(), numbers * sizeof(float),
+                               cudaMemcpyDeviceToHost, stream_)));
+  GMA_RETURN_IF_ERROR(Launched(cudaStreamSynchronize(stream_)));
+  std::copy_n(host_logits_.data(), numbers, logits.begin());
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status CudaDecoder<T>::Step(const StepBatch& batch, StatePool& pool,
+                                  absl::Span<float> logits) {
+  flat_.Assign(batch, pool, layout_, logits.size());
+  if (batch.rows.empty()) return absl::OkStatus();
+  // A step without logits was not waited for, and the indices are still its own.
+  GMA_RETURN_IF_ERROR(Launched(cudaStreamSynchronize(stream_)));
+  GMA_RETURN_IF_ERROR(Launched(indices_.Set(flat_, stream_)));
+  const cuda::StepRows rows = {.pool = pool.data(),
+                               .row_bytes = pool.row_bytes(),
+                               .rows = static_cast<int32_t>(batch.rows.size()),
+                               .state_row = indices_.state_row(),
+                               .first = indices_.first(),
+                               .count = indices_.count()};
+  if (std::any_of(flat_.rows().begin(), flat_.rows().end(),
+                  [](const FlatBatch::Row& row) { return row.padding; })) {
+    // The mixer leaves padding alone.
+    GMA_RETURN_IF_ERROR(
+        Launched(cudaMemsetAsync(mixed_.data(), 0, mixed_.size() * sizeof(float), stream_)));
+  }
+  GMA_RETURN_IF_ERROR(Embed());
+  GMA_RETURN_IF_ERROR(
+      Launched(cuda::RunRotationAngles(rows, frequencies_.data(), config_.head_dim / 2,
+                                       rope_cos_.data(), rope_sin_.data(), stream_)));
+  for (const CudaLayerWeights<T>& layer : weights_.layers) {
+    GMA_RETURN_IF_ERROR(RunLayer(layer, rows));
+  }
+  GMA_RETURN_IF_ERROR(Launched(cuda::RunAdvance(rows, stream_)));
+  return Logits(logits);
+}
+
+// ERRORS: kInvalidArgument naming what the kernels cannot do.
+absl::Status Check(const ModelConfig& config, bool deterministic) {
+  if (config.head_dim > cuda::kMaxHeadDim) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "head_dim is ", config.head_dim, "; device \"cuda\" takes at most ", cuda::kMaxHeadDim));
+  }
+  const std::pair<const char*, int64_t> widths[] = {
+      {"hidden_size", config.hidden_size},
+      {"num_attention_heads * head_dim", int64_t{config.num_attention_heads} * config.head_dim},
+      {"intermediate_size", config.intermediate_size}};
+  for (const auto& [name, width] : widths) {
+    if (!deterministic || width % DeviceProduct::kAlignment == 0) continue;
+    return absl::InvalidArgumentError(absl::StrCat("deterministic is on and ", name, " is ", width,
+                                                   "; it takes multiples of ",
+                                                   DeviceProduct::kAlignment));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CompiledDecoder>> LoadCudaDecoder(const ModelDir& model,
+                                                                 const DecoderOptions& options) {
+  GMA_RETURN_IF_ERROR(Check(model.config(), options.deterministic));
+  GMA_ASSIGN_OR_RETURN(StateLayout layout,
+                       StateLayout::Create(model.config(), options.compensated_state));
+  GMA_ASSIGN_OR_RETURN(std::unique_ptr<DeviceProduct> product,
+                       DeviceProduct::Create(options.deterministic));
+  if (options.weights == "f32") {
+    return CudaDecoder<float>::Create(model, options, std::move(layout), std::move(product));
+  }
+  return CudaDecoder<__nv_bfloat16>::Create(model, options, std::move(layout), std::move(product));
+}
+
+}  // namespace gma
