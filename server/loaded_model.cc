@@ -67,7 +67,7 @@ std::vector<int32_t> EndTokens(const ModelConfig& config, const GenerationDefaul
 
 // The decoder's options have the names of the flags that they come from.
 absl::Status NameFlag(const absl::Status& status) {
-  for (const char* option : {"device", "decoder", "weights"}) {
+  for (const char* option : {"device", "decoder", "weights", "deterministic"}) {
     if (absl::StartsWith(status.message(), absl::StrCat(option, " is "))) {
       return absl::Status(status.code(), absl::StrCat("--", std::string(status.message())));
     }
@@ -99,7 +99,9 @@ absl::StatusOr<LoadedModel> LoadModel(const ServerOptions& options) {
                                               .max_batch_rows = options.max_batch_rows,
                                               .max_step_tokens = options.max_step_tokens,
                                               .compensated_state = options.compensated_state,
-                                              .threads = options.threads});
+                                              .threads = options.threads,
+                                              .deterministic = options.deterministic,
+                                              .eager = options.eager});
   if (!decoder.ok()) return NameFlag(decoder.status());
   model.decoder = *std::move(decoder);
   model.served = Describe(model, options);

@@ -227,6 +227,14 @@ void LogServing(const ServerOptions& options, const Parts& parts) {
        {"version", served.version}});
 }
 
+// False: the model does not run on a device.
+bool ShowDeviceMemory(const Parts& parts) {
+  const CompiledDecoder::DeviceMemory memory = parts.model.decoder->device_memory();
+  parts.metrics->device_memory_used->Set(static_cast<double>(memory.used));
+  parts.metrics->device_memory_total->Set(static_cast<double>(memory.total));
+  return memory.total > 0;
+}
+
 // Returns whether everything that ran has ended. The engine tells when asked, so this asks often
 // enough that nobody notices.
 bool WaitUntilDrained(const ServerOptions& options, const Parts& parts) {
@@ -287,7 +295,10 @@ absl::Status Serve(const ServerOptions& options) {
   CatchStopSignals();
   parts.ops->SetReady(true);
   LogServing(options, parts);
-  WaitForStopSignal(absl::InfiniteDuration());
+  absl::Duration look = absl::Seconds(1);
+  do {
+    if (!ShowDeviceMemory(parts)) look = absl::InfiniteDuration();
+  } while (!WaitForStopSignal(look));
   DrainAndExit(options, parts);
 }
 

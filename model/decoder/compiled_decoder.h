@@ -27,6 +27,7 @@ struct DecoderOptions {
   // A request's bits depend on nothing but its tokens. The cpu decoder always does that; "cuda"
   // is slower with it.
   bool deterministic = false;
+  bool eager = false;  // "cuda" without graphs
 };
 
 // One row's part in a step.
@@ -57,9 +58,17 @@ class CompiledDecoder {
   // ERRORS:   any error means that the step failed: the rows in it are lost, others are untouched.
   virtual absl::Status Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) = 0;
 
+  // The last step was one graph, captured before.
+  virtual bool ran_graph() const { return false; }
+
   virtual const StateLayout& state_layout() const = 0;
   // Where the pool given to Step has to be.
   virtual RowMemory& row_memory() { return RowMemory::Host(); }
+  // Of the device, all programs together; zeros on the host. THREADS: any.
+  struct DeviceMemory {
+    size_t used = 0, total = 0;  // bytes
+  };
+  virtual DeviceMemory device_memory() const { return {}; }
   // Bytes of all matrices as they are kept, which a step reads once.
   virtual size_t weight_bytes() const = 0;
   virtual int32_t vocab_size() const = 0;

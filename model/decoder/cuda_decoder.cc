@@ -1,22 +1,27 @@
 // The cuda decoder: weights, activations and state rows in device memory. A step is one row of
 // kernels in one stream, between one copy of what the batch is to the device and one of the logits
-// back.
+// back. Where every row has one token, the kernels are a graph, one for each power of two of rows:
+// it finds the rows through indices at a fixed address, and padding fills the last ones.
 #include <cuda_bf16.h>
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <memory>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "model/decoder/cuda_weights.h"
 #include "model/decoder/decoders.h"
 #include "model/decoder/device_product.h"
 #include "model/decoder/device_rows.h"
 #include "model/decoder/flat_batch.h"
+#include "model/decoder/step_graph.h"
 #include "model/kernels/cuda/elementwise.h"
 #include "model/kernels/cuda/mixer.h"
 
@@ -44,18 +49,29 @@ class BatchIndices {
     return indices;
   }
 
+  // Of the batch, and behind it padding of one token each, up to `padded` rows.
   // REQUIRES: the step before is done.
-  cudaError_t Set(const FlatBatch& batch, cudaStream_t stream) {
+  cudaError_t Set(const FlatBatch& batch, size_t padded, cudaStream_t stream) {
+    const auto set = [&](size_t i, int32_t state_row, size_t first, size_t count) {
+      host_[i] = state_row;
+      host_[rows_ + i] = static_cast<int32_t>(first);
+      host_[2 * rows_ + i] = static_cast<int32_t>(count);
+    };
     for (size_t i = 0; i < batch.rows().size(); ++i) {
       const FlatBatch::Row& row = batch.rows()[i];
-      host_[i] = row.state_row;
-      host_[rows_ + i] = static_cast<int32_t>(row.first);
-      host_[2 * rows_ + i] = row.padding ? 0 : static_cast<int32_t>(row.count);
+      set(i, row.state_row, static_cast<size_t>(row.first),
+          row.padding ? 0 : static_cast<size_t>(row.count));
     }
     const std::vector<int32_t>& picked = batch.logit_tokens();
     std::copy(picked.begin(), picked.end(), host_.data() + 3 * rows_);
     std::copy(batch.tokens().begin(), batch.tokens().end(), host_.data() + 4 * rows_);
-    const size_t used = 4 * rows_ + batch.tokens().size();
+    size_t tokens = batch.tokens().size();
+    for (size_t i = batch.rows().size(); i < padded; ++i, ++tokens) {
+      set(i, 0, tokens, 0);
+      host_[3 * rows_ + i] = static_cast<int32_t>(tokens);
+      host_[4 * rows_ + tokens] = 0;
+    }
+    const size_t used = 4 * rows_ + tokens;
     return cudaMemcpyAsync(device_.data(), host_.data(), used * sizeof(int32_t),
                            cudaMemcpyHostToDevice, stream);
   }
@@ -82,7 +98,13 @@ class CudaDecoder final : public CompiledDecoder {
 
   absl::Status Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) override;
   const StateLayout& state_layout() const override { return layout_; }
+  bool ran_graph() const override { return ran_graph_; }
   RowMemory& row_memory() override { return row_memory_; }
+  DeviceMemory device_memory() const override {
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    return {.used = total - free, .total = total};
+  }
   size_t weight_bytes() const override { return weights_.matrix_bytes; }
   int32_t vocab_size() const override { return config_.vocab_size; }
 
@@ -94,13 +116,20 @@ class CudaDecoder final : public CompiledDecoder {
         product_(std::move(product)),
         stream_(product_->stream()),
         row_memory_(stream_),
+        max_rows_(std::min(options.max_batch_rows, options.max_step_tokens)),
+        graphs_on_(!options.eager),
         flat_(options, config_.vocab_size) {}
 
   absl::Status Allocate(const DecoderOptions& options);
+  // Rows of the graph that does for this batch; 0: it takes a step of its own.
+  int32_t GraphRows(const StepBatch& batch) const;
+  // The kernels of a step with tokens_ tokens, `picked` of which want logits.
+  absl::Status Launch(const cuda::StepRows& rows, int64_t picked);
+  absl::Status LaunchGraph(const cuda::StepRows& rows);
   absl::Status Embed();
   absl::Status RunLayer(const CudaLayerWeights<T>& layer, const cuda::StepRows& rows);
   absl::Status Mix(const CudaLayerWeights<T>& layer, const cuda::StepRows& rows);
-  absl::Status Logits(absl::Span<float> logits);
+  absl::Status ReadLogits(absl::Span<float> logits);
   absl::Status Norm(const DeviceArray<float>& gain, const int32_t* picked, int64_t tokens) {
     return Launched(cuda::RunRmsNorm(x_.data(), picked, gain.data(),
                                      static_cast<float>(config_.rms_norm_eps), tokens,
@@ -111,14 +140,19 @@ class CudaDecoder final : public CompiledDecoder {
     return product_->Run(weights.numbers.data(), weights.outputs, weights.inputs, x, tokens, add,
                          y.data());
   }
-  int64_t tokens() const { return static_cast<int64_t>(flat_.tokens().size()); }
 
   const ModelConfig config_;
   const StateLayout layout_;
   const std::unique_ptr<DeviceProduct> product_;
   const cudaStream_t stream_;
   DeviceRows row_memory_;
+  const int32_t max_rows_;  // with one token each
+  bool graphs_on_;
+  std::map<int32_t, StepGraph> graphs_;   // by rows; one that is not captured yet was run once
+  const uint8_t* graphs_pool_ = nullptr;  // of all graphs
+  bool ran_graph_ = false;
   FlatBatch flat_;
+  int64_t tokens_ = 0;  // of the step, padding of a graph with them
   CudaWeights<T> weights_;
   BatchIndices indices_;
   DeviceArray<double> frequencies_;                     // [v / 2] of RoPE
@@ -164,6 +198,8 @@ absl::Status CudaDecoder<T>::Allocate(const DecoderOptions& options) {
   GMA_ASSIGN_OR_RETURN(x_, DeviceArray<float>::Create(t * d));
   GMA_ASSIGN_OR_RETURN(projected_, DeviceArray<float>::Create(t * static_cast<size_t>(columns)));
   GMA_ASSIGN_OR_RETURN(mixed_, DeviceArray<float>::Create(t * width));
+  // The mixer leaves padding alone.
+  GMA_RETURN_IF_ERROR(mixed_.Set(std::vector<float>(mixed_.size())));
   GMA_ASSIGN_OR_RETURN(gate_up_, DeviceArray<float>::Create(t * 2 * f));
   GMA_ASSIGN_OR_RETURN(
       log_decay_, DeviceArray<float>::Create(t * static_cast<size_t>(config_.num_memory_heads)));
@@ -181,7 +217,7 @@ template <typename T>
 absl::Status CudaDecoder<T>::Embed() {
   const DeviceMatrix<T>& table =
       weights_.embedding.outputs == 0 ? weights_.head : weights_.embedding;
-  return Launched(cuda::RunEmbed(table.numbers.data(), indices_.tokens(), tokens(),
+  return Launched(cuda::RunEmbed(table.numbers.data(), indices_.tokens(), tokens_,
                                  config_.hidden_size, x_.data(), stream_));
 }
 
@@ -191,7 +227,7 @@ absl::Status CudaDecoder<T>::Mix(const CudaLayerWeights<T>& layer, const cuda::S
   if (columns.forget != InputColumns::kAbsent) {
     GMA_RETURN_IF_ERROR(Launched(cuda::RunLogDecay(
         projected_.data(), columns.total, columns.forget, layer.forget_rate.data(),
-        layer.forget_bias.data(), tokens(), config_.num_memory_heads, log_decay_.data(), stream_)));
+        layer.forget_bias.data(), tokens_, config_.num_memory_heads, log_decay_.data(), stream_)));
   }
   static_assert(InputColumns::kAbsent == cuda::MixerBatch::kAbsent);
   const cuda::MixerBatch batch = {
@@ -220,34 +256,77 @@ absl::Status CudaDecoder<T>::Mix(const CudaLayerWeights<T>& layer, const cuda::S
 template <typename T>
 absl::Status CudaDecoder<T>::RunLayer(const CudaLayerWeights<T>& layer,
                                       const cuda::StepRows& rows) {
-  GMA_RETURN_IF_ERROR(Norm(layer.input_norm, nullptr, tokens()));
-  GMA_RETURN_IF_ERROR(Product(layer.input_proj, normed_.data(), tokens(), false, projected_));
+  GMA_RETURN_IF_ERROR(Norm(layer.input_norm, nullptr, tokens_));
+  GMA_RETURN_IF_ERROR(Product(layer.input_proj, normed_.data(), tokens_, false, projected_));
   GMA_RETURN_IF_ERROR(Mix(layer, rows));
   const T* mixed;
   if constexpr (std::is_same_v<T, float>) {
     mixed = mixed_.data();
   } else {
     GMA_RETURN_IF_ERROR(
-        Launched(cuda::RunRound(mixed_.data(), tokens(), static_cast<int32_t>(layer.o_proj.inputs),
+        Launched(cuda::RunRound(mixed_.data(), tokens_, static_cast<int32_t>(layer.o_proj.inputs),
                                 rounded_.data(), stream_)));
     mixed = rounded_.data();
   }
-  GMA_RETURN_IF_ERROR(Product(layer.o_proj, mixed, tokens(), true, x_));
-  GMA_RETURN_IF_ERROR(Norm(layer.post_norm, nullptr, tokens()));
-  GMA_RETURN_IF_ERROR(Product(layer.gate_up, normed_.data(), tokens(), false, gate_up_));
-  GMA_RETURN_IF_ERROR(Launched(cuda::RunSwiGlu(gate_up_.data(), tokens(), config_.intermediate_size,
+  GMA_RETURN_IF_ERROR(Product(layer.o_proj, mixed, tokens_, true, x_));
+  GMA_RETURN_IF_ERROR(Norm(layer.post_norm, nullptr, tokens_));
+  GMA_RETURN_IF_ERROR(Product(layer.gate_up, normed_.data(), tokens_, false, gate_up_));
+  GMA_RETURN_IF_ERROR(Launched(cuda::RunSwiGlu(gate_up_.data(), tokens_, config_.intermediate_size,
                                                hidden_.data(), stream_)));
-  return Product(layer.down, hidden_.data(), tokens(), true, x_);
+  return Product(layer.down, hidden_.data(), tokens_, true, x_);
 }
 
 template <typename T>
-absl::Status CudaDecoder<T>::Logits(absl::Span<float> logits) {
-  const size_t wanted = flat_.logit_tokens().size();
-  if (wanted == 0) return absl::OkStatus();
-  const int64_t count = static_cast<int64_t>(wanted);
-  GMA_RETURN_IF_ERROR(Norm(weights_.final_norm, indices_.picked(), count));
-  GMA_RETURN_IF_ERROR(Product(weights_.head, normed_.data(), count, false, logits_));
-  const size_t numbers = wanted * static_cast<size_t>(config_.vocab_size);
+absl::Status CudaDecoder<T>::Launch(const cuda::StepRows& rows, int64_t picked) {
+  GMA_RETURN_IF_ERROR(Embed());
+  GMA_RETURN_IF_ERROR(
+      Launched(cuda::RunRotationAngles(rows, frequencies_.data(), config_.head_dim / 2,
+                                       rope_cos_.data(), rope_sin_.data(), stream_)));
+  for (const CudaLayerWeights<T>& layer : weights_.layers) {
+    GMA_RETURN_IF_ERROR(RunLayer(layer, rows));
+  }
+  if (picked > 0) {
+    GMA_RETURN_IF_ERROR(Norm(weights_.final_norm, indices_.picked(), picked));
+    GMA_RETURN_IF_ERROR(Product(weights_.head, normed_.data(), picked, false, logits_));
+  }
+  return Launched(cuda::RunAdvance(rows, stream_));
+}
+
+template <typename T>
+int32_t CudaDecoder<T>::GraphRows(const StepBatch& batch) const {
+  const size_t rows = batch.rows.size();
+  if (!graphs_on_ || flat_.tokens().size() != rows || flat_.logit_tokens().size() != rows) return 0;
+  int32_t padded = 1;
+  while (padded < static_cast<int32_t>(rows)) padded *= 2;
+  padded = std::min(padded, max_rows_);
+  const bool may_capture = product_->MayCapture(padded, weights_.head.inputs) &&
+                           product_->MayCapture(padded, weights_.layers.front().o_proj.inputs) &&
+                           product_->MayCapture(padded, weights_.layers.front().down.inputs);
+  return may_capture ? padded : 0;
+}
+
+template <typename T>
+absl::Status CudaDecoder<T>::LaunchGraph(const cuda::StepRows& rows) {
+  // The first step of its kind is run as it is: a library may have to make room for it.
+  const auto [graph, is_new] = graphs_.try_emplace(rows.rows);
+  if (is_new) return Launch(rows, rows.rows);
+  if (!graph->second.captured()) {
+    const absl::Status captured =
+        graph->second.Capture(stream_, [&] { return Launch(rows, rows.rows); });
+    if (!captured.ok()) {
+      GMA_LOG(kWarning, "graphs_off", {{"error", std::string(captured.message())}});
+      graphs_on_ = false;
+      return Launch(rows, rows.rows);
+    }
+  }
+  ran_graph_ = true;
+  return Launched(graph->second.Launch(stream_));
+}
+
+template <typename T>
+absl::Status CudaDecoder<T>::ReadLogits(absl::Span<float> logits) {
+  const size_t numbers = flat_.logit_tokens().size() * static_cast<size_t>(config_.vocab_size);
+  if (numbers == 0) return absl::OkStatus();
   GMA_RETURN_IF_ERROR(
       Launched(cudaMemcpyAsync(host_logits_.data(), logits_.data(), numbers * sizeof(float),
                                cudaMemcpyDeviceToHost, stream_)));
@@ -260,31 +339,26 @@ template <typename T>
 absl::Status CudaDecoder<T>::Step(const StepBatch& batch, StatePool& pool,
                                   absl::Span<float> logits) {
   flat_.Assign(batch, pool, layout_, logits.size());
+  ran_graph_ = false;
   if (batch.rows.empty()) return absl::OkStatus();
   // A step without logits was not waited for, and the indices are still its own.
   GMA_RETURN_IF_ERROR(Launched(cudaStreamSynchronize(stream_)));
-  GMA_RETURN_IF_ERROR(Launched(indices_.Set(flat_, stream_)));
-  const cuda::StepRows rows = {.pool = pool.data(),
-                               .row_bytes = pool.row_bytes(),
-                               .rows = static_cast<int32_t>(batch.rows.size()),
-                               .state_row = indices_.state_row(),
-                               .first = indices_.first(),
-                               .count = indices_.count()};
-  if (std::any_of(flat_.rows().begin(), flat_.rows().end(),
-                  [](const FlatBatch::Row& row) { return row.padding; })) {
-    // The mixer leaves padding alone.
-    GMA_RETURN_IF_ERROR(
-        Launched(cudaMemsetAsync(mixed_.data(), 0, mixed_.size() * sizeof(float), stream_)));
-  }
-  GMA_RETURN_IF_ERROR(Embed());
-  GMA_RETURN_IF_ERROR(
-      Launched(cuda::RunRotationAngles(rows, frequencies_.data(), config_.head_dim / 2,
-                                       rope_cos_.data(), rope_sin_.data(), stream_)));
-  for (const CudaLayerWeights<T>& layer : weights_.layers) {
-    GMA_RETURN_IF_ERROR(RunLayer(layer, rows));
-  }
-  GMA_RETURN_IF_ERROR(Launched(cuda::RunAdvance(rows, stream_)));
-  return Logits(logits);
+  if (graphs_pool_ != pool.data()) graphs_.clear();
+  graphs_pool_ = pool.data();
+  const int32_t graph_rows = GraphRows(batch);
+  GMA_RETURN_IF_ERROR(Launched(indices_.Set(flat_, static_cast<size_t>(graph_rows), stream_)));
+  const int32_t rows = static_cast<int32_t>(batch.rows.size());
+  tokens_ = std::max(static_cast<int64_t>(flat_.tokens().size()), int64_t{graph_rows});
+  const cuda::StepRows step_rows = {.pool = pool.data(),
+                                    .row_bytes = pool.row_bytes(),
+                                    .rows = std::max(rows, graph_rows),
+                                    .state_row = indices_.state_row(),
+                                    .first = indices_.first(),
+                                    .count = indices_.count()};
+  GMA_RETURN_IF_ERROR(graph_rows > 0
+                          ? LaunchGraph(step_rows)
+                          : Launch(step_rows, static_cast<int64_t>(flat_.logit_tokens().size())));
+  return ReadLogits(logits);
 }
 
 // ERRORS: kInvalidArgument naming what the kernels cannot do.

@@ -59,8 +59,10 @@ struct DeviceProduct::Library {
 absl::StatusOr<std::unique_ptr<DeviceProduct>> DeviceProduct::Create(bool deterministic) {
   int devices = 0;
   const cudaError_t found = cudaGetDeviceCount(&devices);
-  if (found != cudaSuccess) return NoGpu(cudaGetErrorString(found));
-  if (devices == 0) return NoGpu("there is no GPU");
+  if (found != cudaSuccess || devices == 0) {
+    return NoGpu(
+        absl::StrCat("there is no GPU that this build can use: ", cudaGetErrorString(found)));
+  }
   if (kDevice == c10::kCUDA && !at::hasCUDA()) return NoGpu("this LibTorch was built without CUDA");
   try {
     const c10::impl::VirtualGuardImpl guard(kDevice);
@@ -84,11 +86,19 @@ DeviceProduct::DeviceProduct(bool deterministic, std::unique_ptr<Library> librar
 
 DeviceProduct::~DeviceProduct() = default;
 
+bool DeviceProduct::IsOurs(int64_t tokens, int64_t inputs) const {
+  return deterministic_ || (tokens <= cuda::kMaxGemvTokens && inputs % kAlignment == 0);
+}
+
+bool DeviceProduct::MayCapture(int64_t tokens, int64_t inputs) const {
+  return kDevice == c10::kCUDA || IsOurs(tokens, inputs);
+}
+
 template <typename T>
 absl::Status DeviceProduct::Run(const T* weights, int64_t outputs, int64_t inputs, const T* x,
                                 int64_t tokens, bool add, float* y) {
   constexpr int64_t kFew = cuda::kMaxGemvTokens;
-  if (deterministic_ || (tokens <= kFew && inputs % kAlignment == 0)) {
+  if (IsOurs(tokens, inputs)) {
     for (int64_t first = 0; first < tokens; first += kFew) {
       const cudaError_t error = cuda::RunGemv(weights, outputs, inputs, x + first * inputs,
                                               static_cast<int32_t>(std::min(kFew, tokens - first)),

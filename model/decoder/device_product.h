@@ -24,6 +24,9 @@ class DeviceProduct {
   // Of the products; what belongs between them goes there too.
   cudaStream_t stream() const { return stream_; }
 
+  // Whether Run with so many tokens can be part of a graph, once it was run.
+  bool MayCapture(int64_t tokens, int64_t inputs) const;
+
   // y [tokens, outputs] <- x weights^T, added to what is there with `add`; float32 sums. T: float
   // or __nv_bfloat16. weights [outputs, inputs], x [tokens, inputs]; device memory.
   // REQUIRES: kAlignment divides inputs where it is deterministic. ERRORS: kDataLoss.
@@ -35,6 +38,7 @@ class DeviceProduct {
  private:
   struct Library;
 
+  bool IsOurs(int64_t tokens, int64_t inputs) const;
   DeviceProduct(bool deterministic, std::unique_ptr<Library> library, cudaStream_t stream);
 
   const bool deterministic_;

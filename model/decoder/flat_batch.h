@@ -16,7 +16,7 @@ class FlatBatch {
   struct Row {
     int64_t first, count;  // tokens [first, first + count) of the flat batch
     int32_t state_row;     // index in the pool
-    bool padding;          // it keeps no state, and its mixer output is 0
+    bool padding;          // it keeps no state, and what comes out of it is of no use
     // Of a pool in host memory:
     int64_t position = 0;      // of the first token
     uint8_t* state = nullptr;  // null for padding

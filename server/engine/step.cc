@@ -166,6 +166,7 @@ void EngineCore::ObserveStep(absl::Duration took) {
                            : decode          ? PhaseLabel::kDecode
                                              : PhaseLabel::kPrefill;
   metrics_.iteration_latency[static_cast<size_t>(phase)]->Observe(absl::ToDoubleSeconds(took));
+  (decoder_.ran_graph() ? metrics_.executions_graph : metrics_.executions_eager)->Increment();
   metrics_.scheduled_batch_size->Observe(static_cast<double>(parts_.size()));
   metrics_.iteration_tokens->Observe(static_cast<double>(tokens));
   metrics_.prompt_tokens->Increment(static_cast<double>(prefill_tokens));

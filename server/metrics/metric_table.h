@@ -57,6 +57,8 @@ struct MetricRow {
     "Tokens generated in one answer.")                                                             \
   X(kIterationLatency, kHistogram, "gma_iteration_latency_seconds", "phase",                       \
     "One step of the decoder; phase mixed has rows of both kinds.")                                \
+  X(kModelExecutions, kCounter, "gma_model_executions_total", "mode",                              \
+    "Steps of the decoder: as a graph captured before (GPU), or eager.")                           \
   X(kScheduledBatchSize, kHistogram, "gma_scheduled_batch_size", "", "Rows in one step.")          \
   X(kIterationTokens, kHistogram, "gma_iteration_tokens", "", "Tokens fed in one step.")           \
   X(kStepFailures, kCounter, "gma_step_failures_total", "",                                        \
@@ -66,6 +68,8 @@ struct MetricRow {
   X(kStateBytesPerSession, kGauge, "gma_state_bytes_per_session", "",                              \
     "Bytes of one state row: the same at any length of a session.")                                \
   X(kStatePoolBytes, kGauge, "gma_state_pool_bytes", "", "Bytes of the whole pool of state rows.") \
+  X(kDeviceMemory, kGauge, "gma_device_memory_bytes", "use",                                       \
+    "Bytes of the GPU's memory, of all programs on it: used, and total; 0: there is no GPU.")      \
   X(kStateRows, kGauge, "gma_state_rows", "use",                                                   \
     "State rows by use: leased to sessions, to private requests, or free.")                        \
   X(kSessionCapacity, kGauge, "gma_session_capacity", "tier",                                      \

@@ -166,12 +166,16 @@ void BuildStepsAndState(Builder& builder, Metrics& metrics) {
     metrics.iteration_latency[i] =
         builder.Histogram(kIterationLatency, TokenGapEdges(), {{"phase", kPhases[i]}});
   }
+  metrics.executions_eager = builder.Counter(kModelExecutions, {{"mode", "eager"}});
+  metrics.executions_graph = builder.Counter(kModelExecutions, {{"mode", "graph"}});
   metrics.scheduled_batch_size = builder.Histogram(kScheduledBatchSize, PowerEdges(2, 1024));
   metrics.iteration_tokens = builder.Histogram(kIterationTokens, PowerEdges(2, 8192));
   metrics.step_failures = builder.Counter(kStepFailures);
   metrics.state_nonfinite = builder.Counter(kStateNonfinite);
   metrics.state_bytes_per_session = builder.Gauge(kStateBytesPerSession);
   metrics.state_pool_bytes = builder.Gauge(kStatePoolBytes);
+  metrics.device_memory_used = builder.Gauge(kDeviceMemory, {{"use", "used"}});
+  metrics.device_memory_total = builder.Gauge(kDeviceMemory, {{"use", "total"}});
   constexpr std::array kRowUses = {"session", "private", "free"};
   static_assert(kRowUses.size() == decltype(metrics.state_rows)::size());
   for (size_t i = 0; i < kRowUses.size(); ++i) {

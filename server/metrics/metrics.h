@@ -141,6 +141,8 @@ struct Metrics {
 
   // The model, set once by the program.
   prometheus::Gauge *model_load_seconds, *model_weights_bytes;
+  prometheus::Counter *executions_eager, *executions_graph;
+  prometheus::Gauge *device_memory_used, *device_memory_total;
   prometheus::Gauge* resident_memory_bytes;  // set when they are read
 
   // Flushes every HistogramBatch. THREADS: the engine's.

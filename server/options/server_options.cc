@@ -31,6 +31,11 @@ struct RawFlags {
   bool print_limits = false;
 };
 
+const char* DefaultWeights(const ServerOptions& options) {
+  if (options.device == "cuda") return "bf16";
+  return options.decoder == "cpu" ? "int8" : "f32";
+}
+
 void AddModelFlags(CLI::App& app, RawFlags& raw) {
   ServerOptions& options = raw.options;
   const std::string group = "Model";
@@ -41,17 +46,19 @@ void AddModelFlags(CLI::App& app, RawFlags& raw) {
                  "Name that clients use, 1 to 256 bytes. Default: the last part of --model.")
       ->option_text("NAME")
       ->group(group);
-  app.add_option("--device", options.device, "Where the model runs: cpu. Default cpu.")
+  app.add_option(
+         "--device", options.device,
+         "Where the model runs: cpu, or cuda (the first GPU; builds with nvcc). Default cpu.")
       ->option_text("NAME")
       ->group(group);
   app.add_option("--decoder", options.decoder,
-                 "Implementation: cpu, or reference (slow, the oracle). Default cpu.")
+                 "Implementation on the CPU: cpu, or reference (slow, the oracle). Default cpu.")
       ->check(CLI::IsMember({"cpu", "reference"}))
       ->option_text("NAME")
       ->group(group);
   app.add_option("--weights", options.weights,
                  "Type that matrices are kept in: f32, bf16, int8 or int4; the reference decoder "
-                 "has f32 and bf16. Default int8 (reference: f32).")
+                 "and device cuda have f32 and bf16. Default int8 (reference: f32, cuda: bf16).")
       ->check(CLI::IsMember({"f32", "bf16", "int8", "int4"}))
       ->option_text("TYPE")
       ->group(group);
@@ -61,6 +68,13 @@ void AddModelFlags(CLI::App& app, RawFlags& raw) {
   app.add_flag("--compensated_state", options.compensated_state,
                "Keep a compensation term beside the memory: twice the bytes, errors under 1e-6 at "
                "any length.")
+      ->group(group);
+  app.add_flag("--deterministic", options.deterministic,
+               "An answer's bits depend on its own tokens alone, on any device; slower on cuda, "
+               "always so on the CPU.")
+      ->group(group);
+  app.add_flag("--eager", options.eager,
+               "On cuda: launch every kernel of a step by itself, without graphs.")
       ->group(group);
   app.add_flag("--allow_nonfinite_weights", options.allow_nonfinite_weights,
                "Load a checkpoint that holds NaN or infinite values.")
@@ -286,7 +300,7 @@ absl::StatusOr<ServerOptions> Finish(const RawFlags& raw) {
                                                         absl::ZeroDuration(), absl::Hours(1)));
   GMA_ASSIGN_OR_RETURN(options.resume_window, ParseTime("--resume_window", raw.resume_window,
                                                         absl::ZeroDuration(), absl::Hours(1)));
-  if (options.weights.empty()) options.weights = options.decoder == "cpu" ? "int8" : "f32";
+  if (options.weights.empty()) options.weights = DefaultWeights(options);
   options.max_batch_rows =
       std::min({options.max_batch_rows, options.max_step_tokens, options.max_sessions});
   options.log_level = ParseLogLevel(raw.log_level);

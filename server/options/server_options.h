@@ -27,9 +27,11 @@ struct ServerOptions {
   std::string model_name;  // what clients call it; default: the last part of the directory
   std::string device = "cpu";
   std::string decoder = "cpu";
-  std::string weights;  // default: int8, or f32 with the reference decoder
+  std::string weights;  // default: int8; f32 with the reference decoder; bf16 with device cuda
   int32_t threads = 0;  // 0: one for each processor
   bool compensated_state = false;
+  bool deterministic = false;
+  bool eager = false;
   bool allow_nonfinite_weights = false;
 
   ListenAddress listen{"127.0.0.1", 50051};

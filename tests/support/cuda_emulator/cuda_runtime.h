@@ -6,7 +6,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
+#include <tuple>
+#include <utility>
 
 #define __global__
 #define __device__
@@ -48,7 +49,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   if (config->dynamicSmemBytes > gma::cuda_emulator::kSharedFloats * sizeof(float)) {
     return cudaErrorInvalidValue;
   }
-  gma::cuda_emulator::RunGrid(*config, [&] { kernel(arguments...); });
+  const std::tuple<Parameters...> all(std::forward<Arguments>(arguments)...);
+  gma::cuda_emulator::Do([config = *config, kernel, all] {
+    gma::cuda_emulator::RunGrid(config, [&] { std::apply(kernel, all); });
+  });
   return cudaSuccess;
 }
 

@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <vector>
 
 struct dim3 {
   unsigned x, y, z;
@@ -38,6 +39,9 @@ struct cudaLaunchConfig_t {
 };
 
 namespace gma::cuda_emulator {
+
+// Does the work, or keeps it while a graph is captured.
+void Do(std::function<void()> work);
 
 // Runs `thread` once for each thread of each block, with the variables of cuda_runtime.h set.
 void RunGrid(const cudaLaunchConfig_t& config, const std::function<void()>& thread);
@@ -67,10 +71,11 @@ inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemc
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                                    cudaStream_t /*stream*/) {
-  return cudaMemcpy(to, from, bytes, kind);
+  gma::cuda_emulator::Do([=] { cudaMemcpy(to, from, bytes, kind); });
+  return cudaSuccess;
 }
 inline cudaError_t cudaMemsetAsync(void* to, int byte, size_t bytes, cudaStream_t /*stream*/) {
-  std::memset(to, byte, bytes);
+  gma::cuda_emulator::Do([=] { std::memset(to, byte, bytes); });
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t /*stream*/) { return cudaSuccess; }
@@ -80,6 +85,26 @@ inline cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
 inline cudaError_t cudaFreeHost(void* pointer) { return cudaFree(pointer); }
 inline cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *free = *total = size_t{1} << 40;
+  return cudaSuccess;
+}
+// Graphs: all streams are one.
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+using cudaGraph_t = std::vector<std::function<void()>>*;
+using cudaGraphExec_t = cudaGraph_t;
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph,
+                                        unsigned long long /*flags*/) {
+  *made = new std::vector<std::function<void()>>(*graph);
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return cudaGraphDestroy(graph); }
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t /*stream*/) {
+  for (const auto& work : *graph) work();
   return cudaSuccess;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <utility>
 #include <vector>
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -115,7 +116,14 @@ void RunBlock() {
   }
 }
 
+std::vector<std::function<void()>>* recording = nullptr;
+
 }  // namespace
+
+void Do(std::function<void()> work) {
+  if (recording == nullptr) return work();
+  recording->push_back(std::move(work));
+}
 
 void AwaitBlock() { Wait(State::kAtBarrier); }
 
@@ -148,3 +156,14 @@ void RunGrid(const cudaLaunchConfig_t& config, const std::function<void()>& thre
 }
 
 }  // namespace gma::cuda_emulator
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t /*stream*/, cudaStreamCaptureMode /*mode*/) {
+  if (gma::cuda_emulator::recording != nullptr) return cudaErrorInvalidValue;
+  gma::cuda_emulator::recording = new std::vector<std::function<void()>>;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t /*stream*/, cudaGraph_t* graph) {
+  *graph = std::exchange(gma::cuda_emulator::recording, nullptr);
+  return *graph == nullptr ? cudaErrorInvalidValue : cudaSuccess;
+}

@@ -21,9 +21,9 @@ namespace gma {
 namespace {
 
 using testing::GoldenCase;
+using ::testing::HasSubstr;
 using testing::IsOk;
 using testing::StatusIs;
-using ::testing::HasSubstr;
 
 constexpr double kLogitTolerance = 1e-4, kBFloat16Tolerance = 2e-2;  // of the largest logit
 // The emulator is slow, so a golden case is not read to its end.
@@ -189,8 +189,8 @@ TEST_F(CudaDecoderTest, ADeterministicOneHasTheSameBitsInEverySchedule) {
         std::vector<int32_t> who;
         for (int32_t request = 0; request < kRows; ++request) {
           if (fed[request] == kTokens || random() % 3 == 0) continue;
-          const int32_t count = 1 + static_cast<int32_t>(
-                                        random() % std::min<uint32_t>(kTokens - fed[request], 10));
+          const int32_t count =
+              1 + static_cast<int32_t>(random() % std::min<uint32_t>(kTokens - fed[request], 10));
           step.push_back({rows[request].index(),
                           {token(request, fed[request]).data(), static_cast<size_t>(count)},
                           true});
@@ -207,6 +207,37 @@ TEST_F(CudaDecoderTest, ADeterministicOneHasTheSameBitsInEverySchedule) {
       }
     }
   }
+}
+
+// Steps of one token a row are graphs from their second time on, for any rows, and change nothing.
+TEST_F(CudaDecoderTest, AGraphDoesWhatItsKernelsDo) {
+  std::vector<std::vector<float>> seen[2];
+  std::vector<RowBytes> states[2];
+  for (const bool eager : {true, false}) {
+    DecoderOptions options = Options("bf16", /*deterministic=*/true);
+    options.eager = eager;
+    Open("everything", options);
+    int graphs = 0;
+    std::vector<StateRow> rows(kRows);
+    for (StateRow& row : rows) row = Row();
+    std::mt19937 random(5);
+    for (int32_t i = 0; i < 12; ++i) {
+      std::shuffle(rows.begin(), rows.end(), random);
+      std::vector<StepRow> step;
+      for (size_t j = 0; j < 1 + static_cast<size_t>(i % kRows); ++j) {
+        step.push_back({rows[j].index(), tokens().subspan(random() % 500, 1), true});
+      }
+      ASSERT_THAT(Step(step), IsOk());
+      graphs += decoder_->ran_graph();
+      for (size_t j = 0; j < step.size(); ++j) {
+        seen[eager].emplace_back(Logits(j).begin(), Logits(j).end());
+      }
+    }
+    for (const StateRow& row : rows) states[eager].push_back(row.view().Copy());
+    EXPECT_EQ(graphs, eager ? 0 : 8) << "of rows 1, 2, 4 and 5 to 8 the first is none";
+  }
+  EXPECT_EQ(seen[true], seen[false]);
+  EXPECT_EQ(states[true], states[false]);
 }
 
 TEST_F(CudaDecoderTest, APoolThatDoesNotFitNamesTheBytes) {

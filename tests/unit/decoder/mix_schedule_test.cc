@@ -16,7 +16,7 @@ std::vector<FlatBatch::Row> Rows(const std::vector<int64_t>& counts) {
   std::vector<FlatBatch::Row> rows;
   int64_t first = 0;
   for (const int64_t count : counts) {
-    rows.push_back({first, count, 0, nullptr});
+    rows.push_back({.first = first, .count = count, .state_row = 0, .padding = false});
     first += count;
   }
   return rows;

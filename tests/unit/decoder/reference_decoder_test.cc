@@ -65,8 +65,8 @@ TEST_F(ReferenceDecoderTest, RefusesOptionsByNameAndValue) {
     return CompiledDecoder::Load(*model_, options).status();
   };
   constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-  EXPECT_THAT(load({.device = "cuda"}),
-              StatusIs(kInvalid, AllOf(HasSubstr("device is \"cuda\""), HasSubstr("\"cpu\""))));
+  EXPECT_THAT(load({.device = "tpu"}),
+              StatusIs(kInvalid, AllOf(HasSubstr("device is \"tpu\""), HasSubstr("\"cpu\""))));
   EXPECT_THAT(load({.decoder = "fast"}), StatusIs(kInvalid, AllOf(HasSubstr("decoder is \"fast\""),
                                                                   HasSubstr("\"reference\""))));
   EXPECT_THAT(load({.weights = "int2"}),

@@ -51,6 +51,8 @@ TEST(ServerOptionsTest, ReadsEveryFlag) {
                                                                  "--weights=bf16",
                                                                  "--threads=2",
                                                                  "--compensated_state",
+                                                                 "--deterministic",
+                                                                 "--eager",
                                                                  "--allow_nonfinite_weights",
                                                                  "--port_file=p",
                                                                  "--max_sessions=7",
@@ -89,7 +91,8 @@ TEST(ServerOptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(options.park_format, "bf16");
   EXPECT_EQ(options.resume_window, absl::Minutes(2));
   EXPECT_EQ(options.resume_events, 5);
-  EXPECT_TRUE(options.compensated_state && options.allow_nonfinite_weights);
+  EXPECT_TRUE(options.compensated_state && options.deterministic && options.eager &&
+              options.allow_nonfinite_weights);
 }
 
 TEST(ServerOptionsTest, BatchRowsNeverExceedWhatThereIs) {
