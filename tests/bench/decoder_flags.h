@@ -14,7 +14,8 @@
 namespace gma::bench {
 
 inline constexpr char kDecoderUsage[] =
-    "[--decoder=cpu|reference] [--weights=f32|bf16|int8|int4] [--threads=N]";
+    "[--device=cpu|cuda] [--decoder=cpu|reference] [--weights=f32|bf16|int8|int4] [--threads=N] "
+    "[--deterministic] [--eager]";
 
 // Takes the value of `--name=value` for an integer flag; false for another flag.
 inline bool ReadInt(std::string_view flag, std::string_view name, int32_t& value) {
@@ -25,7 +26,13 @@ inline bool ReadInt(std::string_view flag, std::string_view name, int32_t& value
 
 // Takes one of kDecoderUsage; false for another flag.
 inline bool ReadDecoderFlag(std::string_view flag, DecoderOptions& options) {
-  if (flag.starts_with("--decoder=")) {
+  if (flag.starts_with("--device=")) {
+    options.device = flag.substr(9);
+  } else if (flag == "--deterministic") {
+    options.deterministic = true;
+  } else if (flag == "--eager") {
+    options.eager = true;
+  } else if (flag.starts_with("--decoder=")) {
     options.decoder = flag.substr(10);
   } else if (flag.starts_with("--weights=")) {
     options.weights = flag.substr(10);

@@ -1,8 +1,7 @@
 // The decoder alone, without an engine. Loads a model once, then measures what the lines on
 // standard input ask for and answers each with one JSON line, so that tools/bench can let this
 // program and another take turns. By hand: echo "decode 32 128 128 5" | step_bench MODEL_DIRECTORY
-//   step_bench MODEL_DIRECTORY [--decoder=cpu|reference] [--weights=f32|bf16|int8|int4]
-//              [--threads=N]
+//   step_bench MODEL_DIRECTORY [--max_rows=N] and the flags of decoder_flags.h
 // Commands:
 //   decode ROWS PROMPT LIMIT SECONDS
 //       steps of one token a row; every row has PROMPT tokens, and is set back to them after LIMIT
@@ -42,7 +41,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
 
-constexpr int32_t kMaxRows = 64;
 constexpr int32_t kWarmupSteps = 2;
 
 struct Flags {
@@ -54,6 +52,11 @@ bool ParseFlags(int argc, char** argv, Flags& flags) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view flag = argv[i];
     if (bench::ReadDecoderFlag(flag, flags.decoder)) continue;
+    if (bench::ReadInt(flag, "--max_rows=", flags.decoder.max_batch_rows)) {
+      flags.decoder.max_step_tokens =
+          std::max(flags.decoder.max_step_tokens, flags.decoder.max_batch_rows);
+      continue;
+    }
     if (!flag.starts_with("--") && flags.model.empty()) {
       flags.model = flag;
     } else {
@@ -91,14 +94,15 @@ size_t StateTraffic(const ModelConfig& config, const StateLayout& layout) {
 
 class Bench {
  public:
-  Bench(CompiledDecoder& decoder, StatePool& pool)
+  Bench(CompiledDecoder& decoder, const DecoderOptions& options, StatePool& pool)
       : decoder_(decoder),
+        options_(options),
         pool_(pool),
-        logits_(static_cast<size_t>(kMaxRows) * decoder.vocab_size()) {}
+        logits_(static_cast<size_t>(options.max_batch_rows) * decoder.vocab_size()) {}
 
   absl::StatusOr<Json> Decode(int32_t rows, int32_t prompt, int32_t limit, double seconds) {
-    if (rows < 1 || rows > kMaxRows || limit < 1) {
-      return absl::InvalidArgumentError("rows must be 1 to 64, limit at least 1");
+    if (rows < 1 || rows > options_.max_batch_rows || limit < 1) {
+      return absl::InvalidArgumentError("rows must be 1 to --max_rows, limit at least 1");
     }
     std::vector<StateRow> leases;
     std::vector<int32_t> tokens(rows);
@@ -108,19 +112,17 @@ class Bench {
       batch.push_back({lease.index(), absl::MakeConstSpan(&tokens[row], 1), true});
       leases.push_back(std::move(lease));
     }
-    std::vector<uint8_t>& start = prompts_[prompt];
+    RowBytes& start = prompts_[prompt];
     if (start.empty()) {
       GMA_RETURN_IF_ERROR(Feed(leases[0], prompt));
-      start.assign(leases[0].bytes().begin(), leases[0].bytes().end());
+      start = leases[0].view().Copy();
     }
     std::vector<double> times;
     double total = 0;
     std::clock_t processor = 0;  // of all threads: tells a slow decoder from a busy machine
     for (int32_t step = 0; step < kWarmupSteps + 3 || total < seconds; ++step) {
       if (step % limit == 0) {
-        for (StateRow& lease : leases) {
-          std::memcpy(lease.bytes().data(), start.data(), start.size());
-        }
+        for (const StateRow& lease : leases) lease.Write(start);
       }
       for (int32_t& token : tokens) token = RandomToken();
       const std::clock_t processor_start = std::clock();
@@ -192,7 +194,7 @@ class Bench {
     Clock::time_point told = Clock::now();
     std::vector<int32_t> tokens;
     for (int32_t done = 0; done < count;) {
-      tokens.resize(std::min(count - done, DecoderOptions().max_step_tokens));
+      tokens.resize(std::min(count - done, options_.max_step_tokens));
       for (int32_t& token : tokens) token = RandomToken();
       done += static_cast<int32_t>(tokens.size());
       GMA_RETURN_IF_ERROR(Step({{row.index(), tokens, done == count}}).status());
@@ -210,11 +212,12 @@ class Bench {
   }
 
   CompiledDecoder& decoder_;
+  const DecoderOptions& options_;
   StatePool& pool_;
   std::vector<float> logits_;
   std::mt19937 random_{1};
-  std::map<int32_t, std::vector<uint8_t>> prompts_;  // by length: a row that has read one
-  std::map<int32_t, StateRow> depths_;               // by tokens it was fed
+  std::map<int32_t, RowBytes> prompts_;  // by length: a row that has read one
+  std::map<int32_t, StateRow> depths_;   // by tokens it was fed
 };
 
 absl::StatusOr<Json> Answer(Bench& bench, const std::string& line) {
@@ -245,11 +248,13 @@ absl::Status Run(const Flags& flags) {
                        CompiledDecoder::Load(model, flags.decoder));
   const double load_seconds = SecondsSince(start);
   GMA_ASSIGN_OR_RETURN(const std::unique_ptr<StatePool> pool,
-                       StatePool::Create(decoder->state_layout(), kMaxRows + 8));
+                       StatePool::Create(decoder->state_layout(), flags.decoder.max_batch_rows + 8,
+                                         decoder->row_memory()));
   const ModelConfig& config = model.config();
   const int64_t embedding = int64_t{config.vocab_size} * config.hidden_size;
   const int64_t layers = model.parameter_count() - embedding * (config.tie_word_embeddings ? 1 : 2);
   Print({{"fingerprint", model.fingerprint()},
+         {"device", flags.decoder.device},
          {"decoder", flags.decoder.decoder},
          {"weights", flags.decoder.weights},
          {"threads", flags.decoder.threads},
@@ -259,7 +264,7 @@ absl::Status Run(const Flags& flags) {
          {"weight_bytes", decoder->weight_bytes()},
          {"row_bytes", pool->row_bytes()},
          {"state_traffic_bytes", StateTraffic(config, decoder->state_layout())}});
-  Bench bench(*decoder, *pool);
+  Bench bench(*decoder, flags.decoder, *pool);
   for (std::string line; std::getline(std::cin, line);) {
     const absl::StatusOr<Json> answer = Answer(bench, line);
     Print(answer.ok() ? *answer : Json{{"error", std::string(answer.status().message())}});
@@ -274,8 +279,10 @@ int main(int argc, char** argv) {
   gma::LetComputeThreadsSleep(argv);
   gma::Flags flags;
   if (!gma::ParseFlags(argc, argv, flags)) {
-    std::fprintf(stderr, "usage: step_bench MODEL_DIRECTORY %s, then commands on standard input\n",
-                 gma::bench::kDecoderUsage);
+    std::fprintf(
+        stderr,
+        "usage: step_bench MODEL_DIRECTORY [--max_rows=N] %s, then commands on standard input\n",
+        gma::bench::kDecoderUsage);
     return 2;
   }
   return gma::bench::ExitCode("step_bench", gma::Run(flags));

@@ -35,6 +35,30 @@ StateLayout TinyLayout() {
   return *std::move(layout);
 }
 
+class FarMemory final : public RowMemory {
+ public:
+  bool on_host() const override { return false; }
+  absl::StatusOr<uint8_t*> Allocate(size_t bytes) override { return host_.Allocate(bytes); }
+  void Free(uint8_t* data, size_t bytes) override { host_.Free(data, bytes); }
+  void Fill(uint8_t* to, uint8_t byte, size_t bytes) override { host_.Fill(to, byte, bytes); }
+  void Copy(uint8_t* to, const uint8_t* from, size_t bytes) override {
+    host_.Copy(to, from, bytes);
+  }
+  void Read(uint8_t* host, const uint8_t* from, size_t bytes) override {
+    host_.Read(host, from, bytes);
+  }
+  void Write(uint8_t* to, const uint8_t* host, size_t bytes) override {
+    host_.Write(to, host, bytes);
+  }
+
+ private:
+  RowMemory& host_ = RowMemory::Host();
+};
+
+uint8_t* RowAt(const StatePool& pool, int32_t state_row) {
+  return pool.data() + static_cast<size_t>(state_row) * pool.row_bytes();
+}
+
 }  // namespace
 
 void FakeState::Feed(int32_t token) {
@@ -65,9 +89,14 @@ std::string_view FakeTokenText(int32_t token) {
 FakeDecoder::FakeDecoder(int32_t max_batch_rows, int32_t max_step_tokens)
     : max_batch_rows_(max_batch_rows), max_step_tokens_(max_step_tokens), layout_(TinyLayout()) {}
 
-FakeState FakeDecoder::StateOf(StatePool& pool, int32_t state_row) {
+RowMemory& FakeDecoder::row_memory() {
+  static FarMemory far;
+  return far;
+}
+
+FakeState FakeDecoder::StateOf(const StatePool& pool, int32_t state_row) {
   FakeState state;
-  std::memcpy(&state, pool.row(state_row).data(), sizeof(state));
+  std::memcpy(&state, RowAt(pool, state_row), sizeof(state));
   return state;
 }
 
@@ -96,7 +125,7 @@ absl::Status FakeDecoder::Step(const StepBatch& batch, StatePool& pool, absl::Sp
       state.Feed(token);
     }
     if (fail) state.hash = Mix(~state.hash);
-    std::memcpy(pool.row(row.state_row).data(), &state, sizeof(state));
+    std::memcpy(RowAt(pool, row.state_row), &state, sizeof(state));
     if (fail || !row.want_logits) continue;
     state.Logits(logits.first(kFakeVocab));
     if (nan_rows_.erase(row.state_row) > 0) logits[7] = std::numeric_limits<float>::quiet_NaN();

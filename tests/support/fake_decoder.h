@@ -41,6 +41,8 @@ struct FakeState {
 // The text of a token: a letter or two; nothing for the end token.
 std::string_view FakeTokenText(int32_t token);
 
+// Its rows are not in host memory, as far as anybody can tell: who takes their bytes instead of
+// copying them ends the test.
 // THREADS: one at a time.
 class FakeDecoder final : public CompiledDecoder {
  public:
@@ -49,6 +51,7 @@ class FakeDecoder final : public CompiledDecoder {
 
   absl::Status Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) override;
   const StateLayout& state_layout() const override { return layout_; }
+  RowMemory& row_memory() override;
   size_t weight_bytes() const override { return 0; }  // it has none
   int32_t vocab_size() const override { return kFakeVocab; }
 
@@ -60,7 +63,7 @@ class FakeDecoder final : public CompiledDecoder {
   void NanForRow(int32_t state_row) { nan_rows_.insert(state_row); }
 
   // The state in a row.
-  static FakeState StateOf(StatePool& pool, int32_t state_row);
+  static FakeState StateOf(const StatePool& pool, int32_t state_row);
 
   // State rows of the last step.
   const std::vector<int32_t>& last_rows() const { return last_rows_; }

@@ -28,8 +28,9 @@ absl::StatusOr<double> Perplexity(CompiledDecoder& decoder, absl::Span<const int
                                   const std::function<void(size_t, size_t)>& progress) {
   const size_t length = tokens.size() / rows, vocab = static_cast<size_t>(decoder.vocab_size());
   GMA_CHECK(length >= 2);
-  GMA_ASSIGN_OR_RETURN(const std::unique_ptr<StatePool> pool,
-                       StatePool::Create(decoder.state_layout(), static_cast<int32_t>(rows)));
+  GMA_ASSIGN_OR_RETURN(
+      const std::unique_ptr<StatePool> pool,
+      StatePool::Create(decoder.state_layout(), static_cast<int32_t>(rows), decoder.row_memory()));
   std::vector<StateRow> leases;
   for (size_t row = 0; row < rows; ++row) {
     GMA_ASSIGN_OR_RETURN(StateRow lease, pool->Acquire());
