@@ -48,7 +48,8 @@ void AddModelFlags(CLI::App& app, RawFlags& raw) {
       ->group(group);
   app.add_option(
          "--device", options.device,
-         "Where the model runs: cpu, or cuda (the first GPU; builds with nvcc). Default cpu.")
+         "Where the model runs: cpu, or cuda (the first GPU; experimental, in builds with "
+         "nvcc). Default cpu.")
       ->option_text("NAME")
       ->group(group);
   app.add_option("--decoder", options.decoder,

@@ -240,6 +240,22 @@ TEST_F(CudaDecoderTest, AGraphDoesWhatItsKernelsDo) {
   EXPECT_EQ(states[true], states[false]);
 }
 
+TEST_F(CudaDecoderTest, AGraphIsOfItsPool) {
+  GMA_ASSERT_OK_AND_ASSIGN(
+      auto pool, StatePool::Create(decoder_->state_layout(), kRows, decoder_->row_memory()));
+  RowBytes states[2];
+  for (RowBytes& state : states) {
+    const StateRow row = Row();
+    for (size_t i = 0; i < 3; ++i) {
+      ASSERT_THAT(Step({{row.index(), tokens().subspan(i, 1), true}}), IsOk());
+    }
+    EXPECT_TRUE(decoder_->ran_graph());
+    state = row.view().Copy();
+    pool_.swap(pool);
+  }
+  EXPECT_EQ(states[0], states[1]);
+}
+
 TEST_F(CudaDecoderTest, APoolThatDoesNotFitNamesTheBytes) {
   EXPECT_THAT(StatePool::Create(decoder_->state_layout(), 2'000'000'000, decoder_->row_memory()),
               StatusIs(absl::StatusCode::kResourceExhausted,
