@@ -96,7 +96,12 @@ class CudaDecoder final : public CompiledDecoder {
       const ModelDir& model, const DecoderOptions& options, StateLayout layout,
       std::unique_ptr<DeviceProduct> product);
 
-  absl::Status Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) override;
+  absl::Status Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) override {
+    const absl::Status status = Run(batch, pool, logits);
+    // What failed this step alone is over now; a device that is lost fails again.
+    if (!status.ok()) cuda::CheckDevice(cudaStreamSynchronize(stream_));
+    return status;
+  }
   const StateLayout& state_layout() const override { return layout_; }
   bool ran_graph() const override { return ran_graph_; }
   RowMemory& row_memory() override { return row_memory_; }
@@ -121,6 +126,7 @@ class CudaDecoder final : public CompiledDecoder {
         flat_(options, config_.vocab_size) {}
 
   absl::Status Allocate(const DecoderOptions& options);
+  absl::Status Run(const StepBatch& batch, StatePool& pool, absl::Span<float> logits);
   // Rows of the graph that does for this batch; 0: it takes a step of its own.
   int32_t GraphRows(const StepBatch& batch) const;
   // The kernels of a step with tokens_ tokens, `picked` of which want logits.
@@ -336,8 +342,8 @@ absl::Status CudaDecoder<T>::ReadLogits(absl::Span<float> logits) {
 }
 
 template <typename T>
-absl::Status CudaDecoder<T>::Step(const StepBatch& batch, StatePool& pool,
-                                  absl::Span<float> logits) {
+absl::Status CudaDecoder<T>::Run(const StepBatch& batch, StatePool& pool,
+                                 absl::Span<float> logits) {
   flat_.Assign(batch, pool, layout_, logits.size());
   ran_graph_ = false;
   if (batch.rows.empty()) return absl::OkStatus();

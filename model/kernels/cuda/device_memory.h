@@ -11,6 +11,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "base/check.h"
+#include "base/log.h"
 
 namespace gma::cuda {
 
@@ -18,6 +20,13 @@ namespace gma::cuda {
 inline absl::Status ToStatus(cudaError_t error, absl::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
   return absl::InternalError(absl::StrCat(what, ": ", cudaGetErrorString(error)));
+}
+
+// Ends the process when the device is lost: no call succeeds any more, and no row can be read.
+inline void CheckDevice(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  GMA_LOG(kError, "device_lost", {{"error", cudaGetErrorString(error)}});
+  GMA_CHECK(error == cudaSuccess);
 }
 
 // kResourceExhausted naming the bytes asked for and those that are free.

@@ -53,7 +53,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   gma::cuda_emulator::Do([config = *config, kernel, all] {
     gma::cuda_emulator::RunGrid(config, [&] { std::apply(kernel, all); });
   });
-  return cudaSuccess;
+  return gma::cuda_emulator::lost;
 }
 
 #endif  // GMA_TESTS_SUPPORT_CUDA_EMULATOR_CUDA_RUNTIME_H_

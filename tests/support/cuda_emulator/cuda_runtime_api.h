@@ -43,6 +43,9 @@ namespace gma::cuda_emulator {
 // Does the work, or keeps it while a graph is captured.
 void Do(std::function<void()> work);
 
+// What copies, launches and synchronisation return from now on: a device that is lost.
+inline cudaError_t lost = cudaSuccess;
+
 // Runs `thread` once for each thread of each block, with the variables of cuda_runtime.h set.
 void RunGrid(const cudaLaunchConfig_t& config, const std::function<void()>& thread);
 
@@ -72,13 +75,15 @@ inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemc
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                                    cudaStream_t /*stream*/) {
   gma::cuda_emulator::Do([=] { cudaMemcpy(to, from, bytes, kind); });
-  return cudaSuccess;
+  return gma::cuda_emulator::lost;
 }
 inline cudaError_t cudaMemsetAsync(void* to, int byte, size_t bytes, cudaStream_t /*stream*/) {
   gma::cuda_emulator::Do([=] { std::memset(to, byte, bytes); });
-  return cudaSuccess;
+  return gma::cuda_emulator::lost;
 }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t /*stream*/) { return cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t /*stream*/) {
+  return gma::cuda_emulator::lost;
+}
 inline cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
   return cudaMalloc(pointer, bytes);
 }

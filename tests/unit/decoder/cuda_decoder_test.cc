@@ -263,5 +263,15 @@ TEST_F(CudaDecoderTest, APoolThatDoesNotFitNamesTheBytes) {
                              HasSubstr("2000000000 rows"))));
 }
 
+#ifdef GMA_CUDA_EMULATED
+TEST_F(CudaDecoderTest, ADeviceThatIsLostEndsTheProcess) {
+  const StateRow row = Row();
+  const auto lose = [] { cuda_emulator::lost = cudaErrorInvalidValue; };
+  EXPECT_DEATH((lose(), Step({{row.index(), tokens().first(1), true}})), "device_lost");
+  EXPECT_DEATH((lose(), row.view().Copy()), "device_lost");
+  EXPECT_DEATH((lose(), row.Clear()), "device_lost");
+}
+#endif
+
 }  // namespace
 }  // namespace gma
