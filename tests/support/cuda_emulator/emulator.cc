@@ -1,7 +1,4 @@
-// setjmp's jumps from stack to stack are what its check takes for a fault.
-#undef _FORTIFY_SOURCE
 #include <cuda_runtime.h>
-#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdint>
@@ -28,11 +25,20 @@ constexpr size_t kStackBytes = 64 << 10;
 
 enum class State { kReady, kAtShuffle, kAtBarrier, kDone };
 
-// Entered once by setcontext, then left and entered by setjmp and longjmp, which do not ask the
-// system for the signal mask each time.
+// A place to come back to, on another stack: for the compiler's own setjmp and longjmp, which ask
+// neither the system for the signal mask nor a sanitizer for what is on the stack. Callers must not
+// reckon with registers that a function which jumps leaves alone by itself: hence noipa.
+struct Place {
+  void* registers[5];
+};
+#define GMA_JUMPS __attribute__((noipa, no_sanitize("address")))
+
+[[noreturn]] GMA_JUMPS void JumpTo(Place& place) { __builtin_longjmp(place.registers, 1); }
+
+// Entered once by setcontext, then by a jump.
 struct Fiber {
   ucontext_t context;
-  jmp_buf place;
+  Place place;
   bool entered;
   State state;
   unsigned shuffles;  // so far: neighbouring ones have slots of their own
@@ -42,7 +48,7 @@ struct Fiber {
 struct Block {
   std::vector<Fiber> fibers;
   std::vector<float> brought[2];  // [threads]
-  jmp_buf scheduler;
+  Place scheduler;
   size_t current, shared_floats;
   const std::function<void()>* thread;
 };
@@ -53,27 +59,27 @@ Block block;
   std::abort();
 }
 
-void Enter() {
+GMA_JUMPS void Enter() {
   (*block.thread)();
   block.fibers[block.current].state = State::kDone;
-  _longjmp(block.scheduler, 1);
+  JumpTo(block.scheduler);
 }
 
 // Runs a thread until it waits or is done.
-void Run(size_t n) {
+GMA_JUMPS void Run(size_t n) {
   block.current = n;
   threadIdx = dim3(static_cast<unsigned>(n));
-  if (_setjmp(block.scheduler) != 0) return;
+  if (__builtin_setjmp(block.scheduler.registers) != 0) return;
   Fiber& fiber = block.fibers[n];
-  if (fiber.entered) _longjmp(fiber.place, 1);
+  if (fiber.entered) JumpTo(fiber.place);
   fiber.entered = true;
   setcontext(&fiber.context);
 }
 
-void Wait(State state) {
+GMA_JUMPS void Wait(State state) {
   Fiber& fiber = block.fibers[block.current];
   fiber.state = state;
-  if (_setjmp(fiber.place) == 0) _longjmp(block.scheduler, 1);
+  if (__builtin_setjmp(fiber.place.registers) == 0) JumpTo(block.scheduler);
 }
 
 // Runs the threads of a warp until all are at a barrier, or done.
