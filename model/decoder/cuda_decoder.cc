@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "model/decoder/batch_indices.h"
 #include "model/decoder/cuda_weights.h"
 #include "model/decoder/decoders.h"
 #include "model/decoder/device_product.h"
@@ -36,58 +37,6 @@ absl::Status Launched(cudaError_t error) {
   return absl::DataLossError(absl::StrCat("a decoder step failed: ", cudaGetErrorString(error)));
 }
 
-// What the kernels are told of a batch, as one array, on the host and on the device.
-class BatchIndices {
- public:
-  static absl::StatusOr<BatchIndices> Create(const DecoderOptions& options) {
-    BatchIndices indices;
-    indices.rows_ = options.max_batch_rows;
-    const size_t size =
-        static_cast<size_t>(4 * indices.rows_) + static_cast<size_t>(options.max_step_tokens);
-    GMA_ASSIGN_OR_RETURN(indices.host_, PinnedArray<int32_t>::Create(size));
-    GMA_ASSIGN_OR_RETURN(indices.device_, DeviceArray<int32_t>::Create(size));
-    return indices;
-  }
-
-  // Of the batch, and behind it padding of one token each, up to `padded` rows.
-  // REQUIRES: the step before is done.
-  cudaError_t Set(const FlatBatch& batch, size_t padded, cudaStream_t stream) {
-    const auto set = [&](size_t i, int32_t state_row, size_t first, size_t count) {
-      host_[i] = state_row;
-      host_[rows_ + i] = static_cast<int32_t>(first);
-      host_[2 * rows_ + i] = static_cast<int32_t>(count);
-    };
-    for (size_t i = 0; i < batch.rows().size(); ++i) {
-      const FlatBatch::Row& row = batch.rows()[i];
-      set(i, row.state_row, static_cast<size_t>(row.first),
-          row.padding ? 0 : static_cast<size_t>(row.count));
-    }
-    const std::vector<int32_t>& picked = batch.logit_tokens();
-    std::copy(picked.begin(), picked.end(), host_.data() + 3 * rows_);
-    std::copy(batch.tokens().begin(), batch.tokens().end(), host_.data() + 4 * rows_);
-    size_t tokens = batch.tokens().size();
-    for (size_t i = batch.rows().size(); i < padded; ++i, ++tokens) {
-      set(i, 0, tokens, 0);
-      host_[3 * rows_ + i] = static_cast<int32_t>(tokens);
-      host_[4 * rows_ + tokens] = 0;
-    }
-    const size_t used = 4 * rows_ + tokens;
-    return cudaMemcpyAsync(device_.data(), host_.data(), used * sizeof(int32_t),
-                           cudaMemcpyHostToDevice, stream);
-  }
-
-  const int32_t* state_row() const { return device_.data(); }
-  const int32_t* first() const { return device_.data() + rows_; }
-  const int32_t* count() const { return device_.data() + 2 * rows_; }
-  const int32_t* picked() const { return device_.data() + 3 * rows_; }  // tokens with logits
-  const int32_t* tokens() const { return device_.data() + 4 * rows_; }
-
- private:
-  size_t rows_ = 0;
-  PinnedArray<int32_t> host_;
-  DeviceArray<int32_t> device_;
-};
-
 // T: float or __nv_bfloat16, the type of matrices and of what they are multiplied with.
 template <typename T>
 class CudaDecoder final : public CompiledDecoder {
@@ -97,7 +46,7 @@ class CudaDecoder final : public CompiledDecoder {
       std::unique_ptr<DeviceProduct> product);
 
   absl::Status Step(const StepBatch& batch, StatePool& pool, absl::Span<float> logits) override {
-    const absl::Status status = Run(batch, pool, logits);
+    absl::Status status = Run(batch, pool, logits);
     // What failed this step alone is over now; a device that is lost fails again.
     if (!status.ok()) cuda::CheckDevice(cudaStreamSynchronize(stream_));
     return status;
@@ -187,7 +136,8 @@ absl::Status CudaDecoder<T>::Allocate(const DecoderOptions& options) {
   const size_t t = static_cast<size_t>(options.max_step_tokens);
   const size_t d = static_cast<size_t>(config_.hidden_size);
   const size_t f = static_cast<size_t>(config_.intermediate_size);
-  const size_t width = static_cast<size_t>(config_.num_attention_heads * config_.head_dim);
+  const size_t width =
+      static_cast<size_t>(config_.num_attention_heads) * static_cast<size_t>(config_.head_dim);
   const size_t half = static_cast<size_t>(config_.head_dim / 2);
   const size_t logits =
       static_cast<size_t>(options.max_batch_rows) * static_cast<size_t>(config_.vocab_size);

@@ -46,10 +46,9 @@ void AddModelFlags(CLI::App& app, RawFlags& raw) {
                  "Name that clients use, 1 to 256 bytes. Default: the last part of --model.")
       ->option_text("NAME")
       ->group(group);
-  app.add_option(
-         "--device", options.device,
-         "Where the model runs: cpu, or cuda (the first GPU; experimental, in builds with "
-         "nvcc). Default cpu.")
+  app.add_option("--device", options.device,
+                 "Where the model runs: cpu, or cuda (the first GPU; experimental, in builds with "
+                 "nvcc). Default cpu.")
       ->option_text("NAME")
       ->group(group);
   app.add_option("--decoder", options.decoder,
