@@ -94,6 +94,8 @@ std::string CanonicalConfig(const ModelConfig& config) {
                          {"eos_token_id", config.eos_token_ids},
                          {"torch_dtype", Name(config.torch_dtype)},
                          {"layers", nlohmann::json::array()}};
+  // Only where it is on, so that a model of before keeps its fingerprint.
+  if (config.slot_horizon > 0) json["slot_horizon"] = config.slot_horizon;
   for (const MixerOptions& options : config.layers) {
     json["layers"].push_back(CanonicalOptions(options));
   }

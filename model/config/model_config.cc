@@ -91,6 +91,7 @@ constexpr Choice<WeightType> kWeightTypes[] = {{"float32", WeightType::kFloat32}
 
 constexpr int32_t kMaxWindow = 65536;
 constexpr int32_t kMaxShortConv = 16;
+constexpr int32_t kMaxHorizon = 1 << 30;
 
 // One option of a layer: its name under "gma", and how its value, called `key` in messages, is
 // read.
@@ -225,6 +226,10 @@ absl::Status ReadScalars(const Json& root, ModelConfig& config) {
   config.rope_theta = 10000.0;
   if (const Json* value = Find(root, "rope_theta")) {
     GMA_ASSIGN_OR_RETURN(config.rope_theta, ReadPositive("rope_theta", *value, 1e15));
+  }
+  config.slot_horizon = 0;
+  if (const Json* value = FindValue(root, "slot_horizon")) {
+    GMA_ASSIGN_OR_RETURN(config.slot_horizon, ReadInteger("slot_horizon", *value, 1, kMaxHorizon));
   }
   config.tie_word_embeddings = false;
   if (const Json* value = Find(root, "tie_word_embeddings")) {

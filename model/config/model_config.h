@@ -50,6 +50,8 @@ struct ModelConfig {
   int32_t intermediate_size;    // f
   double rms_norm_eps;
   double rope_theta;
+  // Position from which on nothing in the slots looks older (docs/MATH.md 11.1); 0: off.
+  int32_t slot_horizon;
   bool tie_word_embeddings;
   int32_t bos_token_id;  // -1: none
   std::vector<int32_t> eos_token_ids;

@@ -49,6 +49,7 @@ LayerMixer::LayerMixer(const ModelDir& model, int32_t layer)
   constants_.forget_write = options.forget == ForgetMode::kWrite;
   constants_.norm_eps = config.rms_norm_eps;
   constants_.rope_theta = config.rope_theta;
+  constants_.slot_horizon = config.slot_horizon;
   BuildScores(model, options.var_param);
   if (options.short_conv > 0) constants_.conv_weight = Keep(model, "conv_weight");
   if (options.route_norm) {

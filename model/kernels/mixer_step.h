@@ -20,6 +20,8 @@ struct MixerConstants {
   bool adapted;        // read "adapted"
   bool forget_head, forget_write;
   double norm_eps, rope_theta;
+  int64_t slot_horizon;  // L, 0: off; read "adapted". At position t, with s = max(0, t - L), the
+                         // query that reads the slots and the key that is written are turned by -s
   // Gauge-centred score matrix (MATH.md 2.1, 2.2): score_k(x) = sum_m w2[m,k] x_m^2 + w1[m,k] x_m
   // + w0[k], in float64.
   const double* score_w2;     // [G, r, K]

@@ -2,7 +2,8 @@
 // are cut into --rows streams of equal length, which run side by side from an empty state each, one
 // token a step; the same streams whatever the format.
 //   perplexity MODEL_DIRECTORY TEXT_FILE [--decoder=cpu|reference] [--weights=f32|bf16|int8|int4]
-//              [--threads=N] [--rows=N] [--tokens=N]
+//              [--threads=N] [--rows=N] [--tokens=N] [--every=N]
+// --every prints the perplexity of each N positions of a stream too: how it fares as it grows.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -31,6 +32,7 @@ struct Flags {
   DecoderOptions decoder;
   int64_t rows = 32;
   int64_t tokens = 0;  // at most so many of the text's; 0: all
+  int64_t every = 0;   // positions; 0: only the whole
 };
 
 bool ParseFlags(int argc, char** argv, Flags& flags) {
@@ -41,13 +43,16 @@ bool ParseFlags(int argc, char** argv, Flags& flags) {
       flags.rows = std::atoi(argv[i] + 7);
     } else if (flag.starts_with("--tokens=")) {
       flags.tokens = std::atoll(argv[i] + 9);
+    } else if (flag.starts_with("--every=")) {
+      flags.every = std::atoll(argv[i] + 8);
     } else if (flag.starts_with("--")) {
       return false;
     } else {
       (flags.model.empty() ? flags.model : flags.text) = flag;
     }
   }
-  return !flags.text.empty() && flags.rows >= 1 && flags.rows <= 512 && flags.tokens >= 0;
+  return !flags.text.empty() && flags.rows >= 1 && flags.rows <= 512 && flags.tokens >= 0 &&
+         flags.every >= 0;
 }
 
 absl::StatusOr<std::vector<int32_t>> TokensOf(const Flags& flags) {
@@ -74,14 +79,20 @@ absl::Status Run(const Flags& flags) {
   GMA_ASSIGN_OR_RETURN(const std::unique_ptr<CompiledDecoder> decoder,
                        CompiledDecoder::Load(model, options));
   const size_t rows = static_cast<size_t>(flags.rows);
-  GMA_ASSIGN_OR_RETURN(const double perplexity,
-                       testing::Perplexity(*decoder, tokens, rows, [](size_t done, size_t of) {
-                         if (done % 50 == 0)
-                           std::fprintf(stderr, "\r%zu of %zu tokens a stream", done, of);
-                       }));
+  const auto progress = [](size_t done, size_t of) {
+    if (done % 50 == 0) std::fprintf(stderr, "\r%zu of %zu tokens a stream", done, of);
+  };
+  GMA_ASSIGN_OR_RETURN(const std::vector<double> losses,
+                       testing::Losses(*decoder, tokens, rows, progress));
   std::fprintf(stderr, "\r");
+  const size_t every = flags.every == 0 ? losses.size() : static_cast<size_t>(flags.every);
+  for (size_t first = 0; every < losses.size() && first < losses.size(); first += every) {
+    const absl::Span<const double> part = absl::MakeConstSpan(losses).subspan(first, every);
+    std::printf("from position %zu: perplexity %.4f, %zu positions\n", first + 1,
+                testing::PerplexityOf(part), part.size());
+  }
   std::printf("%s %s: perplexity %.4f, %zu streams of %zu tokens\n", options.decoder.c_str(),
-              options.weights.c_str(), perplexity, rows, tokens.size() / rows);
+              options.weights.c_str(), testing::PerplexityOf(losses), rows, tokens.size() / rows);
   return absl::OkStatus();
 }
 
@@ -92,9 +103,10 @@ int main(int argc, char** argv) {
   gma::LetComputeThreadsSleep(argv);
   gma::Flags flags;
   if (!gma::ParseFlags(argc, argv, flags)) {
-    std::fprintf(stderr,
-                 "usage: perplexity MODEL_DIRECTORY TEXT_FILE %s [--rows=1..512] [--tokens=N]\n",
-                 gma::bench::kDecoderUsage);
+    std::fprintf(
+        stderr,
+        "usage: perplexity MODEL_DIRECTORY TEXT_FILE %s [--rows=1..512] [--tokens=N] [--every=N]\n",
+        gma::bench::kDecoderUsage);
     return 2;
   }
   return gma::bench::ExitCode("perplexity", gma::Run(flags));

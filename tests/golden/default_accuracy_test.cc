@@ -40,7 +40,9 @@ TEST(DefaultModelAccuracy, PerplexityOfEachFormatIsThatOfFloat32) {
     GMA_ASSERT_OK_AND_ASSIGN(
         const std::unique_ptr<CompiledDecoder> decoder,
         CompiledDecoder::Load(model, {.weights = weights, .max_batch_rows = kRows}));
-    GMA_ASSERT_OK_AND_ASSIGN(perplexity[weights], testing::Perplexity(*decoder, tokens, kRows));
+    GMA_ASSERT_OK_AND_ASSIGN(const std::vector<double> losses,
+                             testing::Losses(*decoder, tokens, kRows));
+    perplexity[weights] = testing::PerplexityOf(losses);
     RecordProperty(std::string("perplexity_") + weights, std::to_string(perplexity[weights]));
   }
   const auto change = [&](const char* weights) {

@@ -80,6 +80,12 @@ _CASES: dict[str, dict[str, Any]] = {
     },
     "from_scratch": PRESETS["from_scratch"],
     "converted": {**PRESETS["converted"], "size": {"num_memory_heads": 2}},
+    "slot_horizon": {
+        "window": [0, 16],
+        "read": "adapted",
+        "forget": "write",
+        "size": {"num_memory_heads": 2, "slot_horizon": 64},
+    },
 }
 
 

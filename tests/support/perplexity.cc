@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -23,9 +24,9 @@ double Loss(absl::Span<const float> logits, int32_t token) {
 
 }  // namespace
 
-absl::StatusOr<double> Perplexity(CompiledDecoder& decoder, absl::Span<const int32_t> tokens,
-                                  size_t rows,
-                                  const std::function<void(size_t, size_t)>& progress) {
+absl::StatusOr<std::vector<double>> Losses(CompiledDecoder& decoder,
+                                           absl::Span<const int32_t> tokens, size_t rows,
+                                           const std::function<void(size_t, size_t)>& progress) {
   const size_t length = tokens.size() / rows, vocab = static_cast<size_t>(decoder.vocab_size());
   GMA_CHECK(length >= 2);
   GMA_ASSIGN_OR_RETURN(
@@ -38,19 +39,26 @@ absl::StatusOr<double> Perplexity(CompiledDecoder& decoder, absl::Span<const int
   }
   std::vector<float> logits(rows * vocab);
   std::vector<StepRow> batch(rows);
-  double loss = 0;
+  std::vector<double> losses;
   for (size_t t = 0; t + 1 < length; ++t) {
     for (size_t row = 0; row < rows; ++row) {
       batch[row] = {leases[row].index(), tokens.subspan(row * length + t, 1), true};
     }
     GMA_RETURN_IF_ERROR(decoder.Step({batch}, *pool, absl::MakeSpan(logits)));
+    double loss = 0;
     for (size_t row = 0; row < rows; ++row) {
       loss += Loss(absl::MakeConstSpan(logits).subspan(row * vocab, vocab),
                    tokens[row * length + t + 1]);
     }
+    losses.push_back(loss / static_cast<double>(rows));
     if (progress) progress(t + 1, length - 1);
   }
-  return std::exp(loss / static_cast<double>(rows * (length - 1)));
+  return losses;
+}
+
+double PerplexityOf(absl::Span<const double> losses) {
+  return std::exp(std::accumulate(losses.begin(), losses.end(), 0.0) /
+                  static_cast<double>(losses.size()));
 }
 
 }  // namespace gma::testing

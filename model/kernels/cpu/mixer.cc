@@ -60,7 +60,8 @@ TokenView Advance(const MixerPlan& plan, const MixerTokens& tokens, int64_t toke
                         : 0.0f;
   std::memcpy(scratch.mass, state.mass + g * plan.components, plan.components * sizeof(double));
   std::memset(scratch.mass + plan.components, 0, (plan.slots - plan.components) * sizeof(double));
-  const float *route = scratch.route_k, *value = scratch.value, *key = scratch.key;
+  const float *route = scratch.route_k, *value = scratch.value;
+  float* key = scratch.key;
   if (window > 0) {
     log_decay = AdvanceWindow(plan, state, position, g, log_decay, scratch);
     route = scratch.old_route, value = scratch.old_value, key = scratch.old_key;
@@ -76,7 +77,8 @@ TokenView Advance(const MixerPlan& plan, const MixerTokens& tokens, int64_t toke
   // Without any mass there is nothing to update nor to read.
   view.slots = {state.memory + begin, plan.memory_dim, any ? plan.components : 0};
   view.value_update = {step, value, rest};
-  view.key_update = {step, key, rest == nullptr ? nullptr : rest + plan.width};
+  view.key_update = {step, ForSlots(plan, tokens, token, key, 1, scratch.far_key),
+                     rest == nullptr ? nullptr : rest + plan.width};
   if (window > 0) {
     const size_t near = static_cast<size_t>(std::min(position + 1, window));
     const size_t stride = plan.memory_heads * plan.width;
@@ -150,6 +152,7 @@ void RunToken(const MixerPlan& plan, const MixerTokens& tokens, int64_t token,
   const size_t logits_stride = plan.slots + plan.window_padded;
   const size_t groups = (share + kMaxGroup - 1) / kMaxGroup;
   const RowUpdate no_update = {nullptr, scratch.key, nullptr};
+  float* far_query = ForSlots(plan, tokens, token, scratch.query, share, scratch.far_query);
   for (size_t i = 0; i < groups; ++i) {
     const size_t j = share * i / groups;
     const HeadRows query = {scratch.query + j * plan.width_padded, plan.width_padded,
@@ -157,7 +160,8 @@ void RunToken(const MixerPlan& plan, const MixerTokens& tokens, int64_t token,
     float* dots = scratch.logits + j * logits_stride;
     if (plan.adapted) {
       const Rows keys = {view.slots.base + v, view.slots.stride, view.slots.count};
-      DotGroup(keys, i == 0 ? view.key_update : no_update, v, query, scratch.partial, dots,
+      const HeadRows far = {far_query + j * plan.width_padded, query.stride, query.heads};
+      DotGroup(keys, i == 0 ? view.key_update : no_update, v, far, scratch.partial, dots,
                logits_stride);
     }
     DotGroup(view.near_keys, no_update, v, query, scratch.partial, dots + plan.slots,

@@ -122,6 +122,8 @@ MixerScratch::MixerScratch(const MixerPlan& plan, uint8_t* memory) {
   old_route = pieces.Take<float>(plan.routing_padded);
   old_key = pieces.Take<float>(plan.width_padded);
   old_value = pieces.Take<float>(plan.width_padded);
+  far_query = pieces.Take<float>(plan.adapted ? plan.share * plan.width_padded : 0);
+  far_key = pieces.Take<float>(plan.adapted ? plan.width_padded : 0);
   vector_bytes = pieces.used();
   mass = pieces.Take<double>(plan.slots);
   resp = pieces.Take<float>(plan.slots);

@@ -51,13 +51,14 @@ struct MixerScratch {
   float *route_q, *route_k;                // [share, r], [r]
   float *query, *key, *value;              // [share, v], [v], [v]; query and key rotated
   float *old_route, *old_key, *old_value;  // [r], [v], [v]
+  float *far_query, *far_key;              // [share, v], [v], turned for the slots; "adapted"
   double* mass;                            // [slots]
   float *resp, *step, *log_mass;           // [slots]
   float* logits;                           // [share, slots + window], then weights
   float* weight_sum;                       // [share]
   float* partial;                          // [4, 16, 16]: vectors whose lanes are still to be added
   float* out;                              // [share, v]
-  size_t vector_bytes;                     // from route_q to the end of old_value
+  size_t vector_bytes;                     // from route_q to the end of far_key
   size_t bytes;                            // of everything
 };
 

@@ -66,6 +66,18 @@ HWY_INLINE void ShortConv(const MixerPlan& plan, const MixerState& state, int64_
               count * sizeof(float));
 }
 
+// `count` vectors of the token turned for the slots, or themselves where nothing is turned.
+HWY_INLINE float* ForSlots(const MixerPlan& plan, const MixerTokens& tokens, int64_t token,
+                           float* x, size_t count, float* turned) {
+  if (!plan.adapted || tokens.slot_cos == nullptr) return x;
+  const int64_t first = token * static_cast<int64_t>(plan.width / 2);
+  for (size_t j = 0; j < count; ++j) {
+    Rotate(x + j * plan.width_padded, tokens.slot_cos + first, tokens.slot_sin + first, plan.width,
+           turned + j * plan.width_padded);
+  }
+  return turned;
+}
+
 // The parts of token `token` for memory head g, into route_q, route_k, value, query and key of
 // `scratch`.
 HWY_INLINE void PrepareToken(const MixerPlan& plan, const MixerTokens& tokens, int64_t token,

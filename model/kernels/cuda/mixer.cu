@@ -36,14 +36,9 @@ __device__ void TakeToken(const MixerLayer& layer, const MixerBatch& batch, cons
     HeadReads<kHeads, kLanes> reads;
     reads.first = first;
     reads.count = min(kHeads, share - first);
-    if (layer.adapted || layer.window > 0) {
-#pragma unroll
-      for (int j = 0; j < kHeads; ++j) {
-        const int head = first + min(j, reads.count - 1);
-        reads.query[j].Load(s.query + head * layer.head_dim, layer.head_dim);
-      }
-    }
+    if (layer.adapted) reads.LoadQueries(s.far_query, layer.head_dim);
     reads.Slots(layer, place, s, writes && first == 0);
+    if (layer.window > 0) reads.LoadQueries(s.query, layer.head_dim);
     reads.Window(layer, place);
     MergeReads(layer, reads, s);
     FinishHeads(layer, batch, place, s, first, reads.count);

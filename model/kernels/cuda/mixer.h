@@ -60,6 +60,7 @@ struct MixerBatch {
   int64_t route_q, route_k, value, q, k, gate;  // as in cpu::MixerTokens
   const float* log_decay;                       // [T, G]; forget "head"
   const float *rope_cos, *rope_sin;             // [T, v / 2] of each token's position
+  const float *slot_cos, *slot_sin;             // [T, v / 2] of slot_horizon; null: off
   float* out;                                   // token t's [H, v] at out + t * out_stride
   int64_t out_stride;
 };

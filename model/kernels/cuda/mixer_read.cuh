@@ -40,6 +40,12 @@ struct HeadReads {
   RunningRead<kLanes> read[kHeads];
   int first, count;  // of the memory head's; count of them are real
 
+  // queries [J, v]: of the memory head, in shared memory.
+  __device__ void LoadQueries(const float* queries, int v) {
+#pragma unroll
+    for (int j = 0; j < kHeads; ++j) query[j].Load(queries + (first + min(j, count - 1)) * v, v);
+  }
+
   // The warp's share of the slots; with `writes` their means are updated on the way.
   __device__ void Slots(const MixerLayer& layer, const Place& place, const MixerScratch& s,
                         bool writes) {

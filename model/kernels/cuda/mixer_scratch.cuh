@@ -12,6 +12,7 @@ namespace gma::cuda {
 struct MixerScratch {
   float *route_q, *route_k;         // [J, r], [r] of the token
   float *query, *key, *value;       // [J, v], [v], [v]; query and key rotated
+  float* far_query;                 // [J, v]: as they read the slots; read "adapted"
   float *content, *content_route;   // [M], [r] of the token that is written
   float *scores, *step, *log_mass;  // [K]
   float* logits;                    // [J, K]; read "static"
@@ -30,6 +31,7 @@ struct MixerScratch {
     take(route_q, share * r);
     take(route_k, r);
     take(query, share * v);
+    take(far_query, layer.adapted ? share * v : 0);
     take(key, v);
     take(value, v);
     take(content, 2 * v);

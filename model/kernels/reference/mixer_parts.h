@@ -4,6 +4,7 @@
 #define GMA_MODEL_KERNELS_REFERENCE_MIXER_PARTS_H_
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "model/kernels/mixer_step.h"
@@ -14,12 +15,14 @@ namespace gma::reference {
 // What one token brings to memory head g and to the J = H / G query heads that read it, after
 // convolution, norm and rotation.
 struct HeadToken {
-  std::vector<double> route_q;  // [J, r], empty with read "adapted"
-  std::vector<double> route_k;  // [r]
-  std::vector<double> value;    // [v]
-  std::vector<double> q;        // [J, v], rotated; empty in a layer without q and k
-  std::vector<double> k;        // [v], rotated; likewise
-  double log_decay;             // forget "head", else 0
+  std::vector<double> route_q;          // [J, r], empty with read "adapted"
+  std::vector<double> route_k;          // [r]
+  std::vector<double> value;            // [v]
+  std::vector<double> q;                // [J, v], rotated; empty in a layer without q and k
+  std::vector<double> k;                // [v], rotated; likewise
+  std::vector<double> far_q;            // [J, v]: q as it reads the slots; likewise
+  std::optional<RopeAngles> slot_turn;  // of the key that is written now: slot_horizon
+  double log_decay;                     // forget "head", else 0
 };
 
 // Convolution (its ring moves on by one token), SiLU on the value, route_norm, rotation.

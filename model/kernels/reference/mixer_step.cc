@@ -34,7 +34,10 @@ void MixerHeadStep(const MixerConstants& constants, const MixerInput& input,
     AdvanceWindow(constants, state, input.position, memory_head, token);
   } else {
     std::vector<double> content = token.value;
-    if (constants.adapted) content.insert(content.end(), token.k.begin(), token.k.end());
+    if (constants.adapted) {
+      content.insert(content.end(), token.k.begin(), token.k.end());
+      if (token.slot_turn) Rotate(*token.slot_turn, content.data() + constants.head_dim);
+    }
     WriteToken(constants, state, memory_head, content, token.route_k.data(), token.log_decay);
   }
   std::vector<double> o = Read(constants, state, input.position, memory_head, token);

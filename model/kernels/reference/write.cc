@@ -40,7 +40,10 @@ void AdvanceWindow(const MixerConstants& constants, const MixerState& state, int
   float* decay = constants.forget_head ? state.window_log_decay + entry : nullptr;
   if (position >= constants.window) {  // the entry still holds token position - window
     std::vector<double> content(value, value + constants.head_dim);
-    if (constants.adapted) content.insert(content.end(), key, key + constants.head_dim);
+    if (constants.adapted) {
+      content.insert(content.end(), key, key + constants.head_dim);
+      if (token.slot_turn) Rotate(*token.slot_turn, content.data() + constants.head_dim);
+    }
     const std::vector<double> route_k(route, route + constants.routing_dim);
     WriteToken(constants, state, memory_head, content, route_k.data(),
                decay == nullptr ? 0.0 : *decay);

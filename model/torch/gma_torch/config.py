@@ -63,7 +63,8 @@ class GmaConfig:
     """Shape of a GMA decoder; attributes are the keys of `config.json`.
 
     `num_memory_heads` divides `num_attention_heads`; query head h reads memory head
-    h // (num_attention_heads / num_memory_heads).
+    h // (num_attention_heads / num_memory_heads). `slot_horizon`: L of docs/MATH.md 11.1, read
+    "adapted" only; None: off.
     """
 
     vocab_size: int
@@ -77,6 +78,7 @@ class GmaConfig:
     num_memory_heads: int | None = None
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
+    slot_horizon: int | None = None
     tie_word_embeddings: bool = False
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -98,6 +100,8 @@ class GmaConfig:
             raise ConfigError(f"head_dim = {self.head_dim}, must be even")
         for name in ("rms_norm_eps", "rope_theta"):
             _check_positive(name, getattr(self, name))
+        if self.slot_horizon is not None:
+            _check_size("slot_horizon", self.slot_horizon)
         if not isinstance(self.tie_word_embeddings, bool):
             raise ConfigError(
                 f"tie_word_embeddings = {self.tie_word_embeddings!r}, must be true or false"

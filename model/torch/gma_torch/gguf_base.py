@@ -131,6 +131,7 @@ class GgufBase:
             rope_theta=self._optional(f"{of}.rope.freq_base", 10000.0),
             tied="output.weight" not in tensors,
             sliding_window=self._optional(f"{of}.attention.sliding_window"),
+            positions=self._optional(f"{of}.context_length"),
         )
 
     def parameters(self) -> int:

@@ -25,6 +25,7 @@ class LlamaConfig:
     Attributes:
         tied: whether the embedding is the head too.
         sliding_window: newest tokens that its attention sees (Mistral); None: all.
+        positions: tokens of the longest text that it was made for; None: unknown.
     """
 
     vocab_size: int
@@ -38,6 +39,7 @@ class LlamaConfig:
     rope_theta: float
     tied: bool = True
     sliding_window: int | None = None
+    positions: int | None = None
 
 
 @dataclass

@@ -29,7 +29,7 @@ from gma_torch.responsibilities import (
     variance,
     write_responsibilities,
 )
-from gma_torch.rope import rope_table, turn
+from gma_torch.rope import rope_table, turn, turn_table
 
 
 @dataclass
@@ -60,6 +60,8 @@ class _Projected:
 
     route_q [B, T, H, r] or None, route_k [B, T, G, r], value [B, T, G, v], q [B, T, H, v] and
     k [B, T, G, v] rotated or None, log_decay [B, T, G] for forget "head" or None, conv history.
+    slot_turn: cos, sin [T, v/2] that turn queries for the slots, and the keys that are written when
+    these tokens are read (docs/MATH.md 11.1, horizon); None: nothing is turned.
     """
 
     route_q: Tensor | None
@@ -69,6 +71,7 @@ class _Projected:
     k: Tensor | None
     log_decay: Tensor | None
     conv: Tensor | None
+    slot_turn: tuple[Tensor, Tensor] | None
 
 
 class GmaMixer(nn.Module):
@@ -80,6 +83,7 @@ class GmaMixer(nn.Module):
         self.heads, self.groups = config.num_attention_heads, config.num_memory_heads
         self.components, self.routing_dim = config.num_components, config.routing_dim
         self.head_dim, self.rope_theta = config.head_dim, config.rope_theta
+        self.slot_horizon = config.slot_horizon if options.read == "adapted" else None
         width, eps = config.hidden_size, config.rms_norm_eps
         heads, groups, r, v = self.heads, self.groups, self.routing_dim, self.head_dim
         self.has_route_q = options.read == "static"
@@ -213,12 +217,16 @@ class GmaMixer(nn.Module):
         if self.has_route_q:
             route_q = route_q.unflatten(-1, (self.heads, -1))
             route_q = self.route_q_norm(route_q) if options.route_norm else route_q
-        q = k = log_decay = None
+        q = k = log_decay = slot_turn = None
         if options.joint:
             q = self.q_proj(x).to(core).unflatten(-1, (self.heads, -1))
             k = self.k_proj(x).to(core).unflatten(-1, (self.groups, -1))
             table = rope_table(position, x.shape[1], self.head_dim, self.rope_theta, core, x.device)
             q, k = turn(q, *table), turn(k, *table)
+            if self.slot_horizon is not None and position + x.shape[1] > self.slot_horizon:
+                at = torch.arange(position, position + x.shape[1], device=x.device)
+                turns = (self.slot_horizon - at).clamp_max(0)
+                slot_turn = turn_table(turns, self.head_dim, self.rope_theta, core)
         if options.forget == "head":
             rate = F.softplus(self.forget_proj(x).to(core) + self.forget_bias.to(core))
             log_decay = -torch.exp(self.forget_a_log.to(core)) * rate
@@ -230,6 +238,7 @@ class GmaMixer(nn.Module):
             k=k,
             log_decay=log_decay,
             conv=history,
+            slot_turn=slot_turn,
         )
 
     def _finish(self, out: Tensor, x: Tensor) -> Tensor:
@@ -279,6 +288,7 @@ class GmaMixer(nn.Module):
             ),
             state=self._joint_state(state, projected),
             max_decay=max_decay,
+            slot_turn=projected.slot_turn,
         )
         after = MixerState(joint.mass, joint.memory, projected.conv)
         if options.window:
@@ -310,8 +320,9 @@ class GmaMixer(nn.Module):
         state = replace(state, conv=projected.conv)
         if not window:
             state = self._write(
-                state, projected.route_k, projected.value, projected.k, projected.log_decay
-            )
+                state, projected, projected.route_k, projected.value, projected.k,
+                projected.log_decay,
+            )  # fmt: skip
             if self.options.read == "static":
                 scores = self.read_scores(projected.route_q)[:, 0]
                 return read_slots(SlotState(state.mass, state.memory), scores), state
@@ -319,6 +330,7 @@ class GmaMixer(nn.Module):
         if state.window_key.shape[1] == window:
             state = self._write(
                 state,
+                projected,
                 state.window_route[:, :1],
                 state.window_value[:, :1],
                 state.window_key[:, :1],
@@ -335,12 +347,18 @@ class GmaMixer(nn.Module):
     def _write(
         self,
         state: MixerState,
+        reader: _Projected,
         route_k: Tensor,
         value: Tensor,
         key: Tensor | None,
         log_decay: Tensor | None,
     ) -> MixerState:
-        """Writes one token: route_k [B, 1, G, r], value and key [B, 1, G, v], decay [B, 1, G]."""
+        """Writes one token: route_k [B, 1, G, r], value and key [B, 1, G, v], decay [B, 1, G].
+
+        reader: the token that is read now.
+        """
+        if reader.slot_turn is not None:
+            key = turn(key, *reader.slot_turn)
         resp = write_responsibilities(self.write_scores(route_k))
         decay = self._decay(log_decay, resp)
         content = torch.cat([value, key], dim=-1) if self.options.read == "adapted" else value
@@ -357,8 +375,11 @@ class GmaMixer(nn.Module):
         v = self.head_dim
         q = projected.q[:, 0].unflatten(1, (self.groups, -1))  # [B, G, J, v]
         if self.options.read == "adapted":
+            far = q
+            if projected.slot_turn is not None:
+                far = turn(projected.q, *projected.slot_turn)[:, 0].unflatten(1, (self.groups, -1))
             scale = self.slot_scale.to(q.dtype).view(self.groups, -1, 1) / math.sqrt(v)
-            logits = scale * (q @ state.memory[..., v:].transpose(-1, -2))
+            logits = scale * (far @ state.memory[..., v:].transpose(-1, -2))
         else:
             log_resp = log_responsibilities(self.read_scores(projected.route_q)[:, 0])
             logits = log_resp.unflatten(1, (self.groups, -1))

@@ -62,6 +62,8 @@ def test_unknown_keys_are_ignored_outside_gma_and_refused_inside():
         ({"head_dim": 5}, "head_dim = 5"),
         ({"rms_norm_eps": 0}, "rms_norm_eps = 0"),
         ({"rope_theta": float("nan")}, "rope_theta = nan"),
+        ({"slot_horizon": 0}, "slot_horizon = 0"),
+        ({"slot_horizon": 4096.0}, "slot_horizon = 4096.0"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings = 'yes'"),
         ({"torch_dtype": "int8"}, "torch_dtype = 'int8'"),
         ({"eos_token_id": [3, 100]}, r"eos_token_id = \[3, 100\]"),

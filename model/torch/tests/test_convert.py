@@ -224,6 +224,10 @@ def test_the_repositorys_recipe_is_valid() -> None:
         ('{"components": "x"}', "components of recipe is 'x', must be an integer of at least 1"),
         ('{"clip": -1}', "clip of recipe is -1, must be a number of at least 0"),
         ('{"clip": NaN}', "clip of recipe is nan, must be"),
+        (
+            '{"slot_horizon": [1]}',
+            r"slot_horizon of recipe is \[1\], must be an integer of at least",
+        ),
         ('{"stages": 3}', "stages of recipe is 3, must be a list"),
         ('{"stages": [{"steps": 1}]}', r"stages\[0\] has no key length, must have sequences, "),
         ('{"stages": [{"step": 1}]}', r"stages\[0\]"),

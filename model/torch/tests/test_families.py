@@ -56,6 +56,7 @@ def _write_gguf(folder: Path, path: Path) -> None:
     writer.add_rope_dimension_count(width)
     writer.add_layer_norm_rms_eps(raw["rms_norm_eps"])
     writer.add_rope_freq_base(raw["rope_parameters"]["rope_theta"])
+    writer.add_context_length(raw["max_position_embeddings"])
     if raw["model_type"] == "mistral":
         writer.add_sliding_window(raw["sliding_window"])
     top = {"model.embed_tokens.weight": "token_embd.weight", "lm_head.weight": "output.weight",
@@ -89,6 +90,7 @@ def test_the_teacher_computes_what_transformers_does(
         _write_gguf(FOLDER / family, path)
     base = open_base(path)
     assert base.biased() == (family == "qwen2")
+    assert base.config().positions == 128
     weights = base.weights()
     assert base.parameters() == sum(w.numel() for w in weights.values())
     model, want = Llama(base.config(), weights), load_file(FOLDER / f"{family}.safetensors")
@@ -240,6 +242,7 @@ def test_a_family_is_converted_from_end_to_end(
     assert apply_delta(delta, tmp_path / "model", tmp_path, base=base)
     model = load_model(tmp_path / "model")
     assert not model.config.tie_word_embeddings
+    assert model.config.slot_horizon == 64  # half of the base's positions
     assert torch.isfinite(model(torch.tensor([_Text().sequence(0, 40)]))).all()
     # Scales change matrices and no result.
     even = tmp_path / "even.safetensors"
@@ -253,10 +256,12 @@ def test_a_family_is_converted_from_end_to_end(
     # A run goes on with that delta's low-rank updates, but not where they would be lost.
     again = [*train[:-4], "--out", str(tmp_path / "again.safetensors"), "--start", str(delta)]
     assert main([*again, "--work", str(tmp_path / "w1")]) == 0
-    recipe.write_text(json.dumps({**RECIPE, "end_to_end": None}))
+    recipe.write_text(json.dumps({**RECIPE, "end_to_end": None, "slot_horizon": 0}))
     assert main([*again, "--work", str(tmp_path / "w2")]) == 2
     assert "has low-rank updates, and" in capsys.readouterr().err
     assert main([*train[:-4], "--work", str(tmp_path / "w3"), "--out", str(delta)]) == 0
+    assert apply_delta(delta, tmp_path / "model", tmp_path, base=base)
+    assert load_model(tmp_path / "model").config.slot_horizon is None
     windows = ["windows", *flags, "--delta", str(delta), "--sequences", "1",
                "--out", str(tmp_path / "w.json"), "--megabytes", "0.02"]  # fmt: skip
     assert main(windows) == 0

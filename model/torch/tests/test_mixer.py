@@ -1,7 +1,7 @@
 """Every option of the model: forms agree, neutral settings are plain GMA, causality, symmetry."""
 
 import itertools
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ import torch
 from gma_torch.config import PRESETS, GmaConfig
 from gma_torch.mixer import GmaMixer
 from gma_torch.responsibilities import matrix_scores, score_matrix, variance
-from gma_torch.rope import rotate
+from gma_torch.rope import rope_table, rotate, turn
 from gma_torch.testing import random_model
 
 _SIZE = dict(
@@ -60,6 +60,13 @@ def _steps(mixer, x, state, position=0):
     return torch.stack(out, 1) if out else torch.zeros_like(x), state
 
 
+def _moved(mixer, keys, positions):
+    """Rotated keys [B, w, G, v] as they would be `positions` further on; None without a window."""
+    if keys is None:
+        return None
+    return turn(keys, *rope_table(positions, 1, mixer.head_dim, mixer.rope_theta, keys.dtype))
+
+
 def _close(a, b, tolerance=1e-12):
     torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
@@ -95,6 +102,30 @@ def test_prefill_in_parts_then_decode_equals_the_whole(options):
         third, state = _steps(mixer, x[:, cuts[1] :], state, cuts[1])
         _close(torch.cat([first, second, third], 1), whole)
         _close_states(state, end)
+
+
+@pytest.mark.parametrize("window", [0, 9])
+@torch.no_grad()
+def test_a_horizon_keeps_distances_to_the_slots_as_they_were(window):
+    options = {"window": window, "read": "adapted", "forget": "write"}
+    x = _input(100)
+    mixer, plain = _mixer(options, slot_horizon=30), _mixer(options)
+    whole, end = mixer(x)
+    for cut in (1, 29, 64):
+        first, state = mixer(x[:, :cut])
+        second, state = _steps(mixer, x[:, cut:], state, cut)
+        _close(torch.cat([first, second], 1), whole)
+        _close_states(state, end)
+    without, _ = plain(x)
+    assert torch.equal(whole[:, :31], without[:, :31])
+    assert (whole - without)[:, 32:].abs().amax((0, 2)).min() > 1e-6
+    # Past the horizon, nothing depends on how far past.
+    state = mixer(x[:, :40])[1]
+    near, near_end = mixer(x[:, 40:], state, 40)
+    far_state = replace(state, window_key=_moved(mixer, state.window_key, 1000))
+    far, far_end = mixer(x[:, 40:], far_state, 1040)
+    _close(far, near, 1e-9)
+    _close(far_end.memory, near_end.memory, 1e-9)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

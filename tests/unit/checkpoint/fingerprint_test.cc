@@ -38,6 +38,8 @@ TEST(CanonicalConfig, EveryMeaningMatters) {
       R"(, "num_memory_heads": 2)",
       R"(, "rms_norm_eps": 1e-6)",
       R"(, "rope_theta": 10000.000000001)",
+      R"(, "slot_horizon": 1)",
+      R"(, "slot_horizon": 2)",
       R"(, "tie_word_embeddings": true)",
       R"(, "bos_token_id": 0)",
       R"(, "eos_token_id": 0)",

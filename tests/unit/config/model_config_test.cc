@@ -50,6 +50,7 @@ TEST(ModelConfig, AbsentKeysTakeTheirDefaults) {
   EXPECT_EQ(config.intermediate_size, 48);
   EXPECT_EQ(config.rms_norm_eps, 1e-5);
   EXPECT_EQ(config.rope_theta, 10000.0);
+  EXPECT_EQ(config.slot_horizon, 0);
   EXPECT_FALSE(config.tie_word_embeddings);
   EXPECT_EQ(config.bos_token_id, -1);
   EXPECT_THAT(config.eos_token_ids, IsEmpty());
@@ -61,6 +62,7 @@ TEST(ModelConfig, EveryKeyIsRead) {
   GMA_ASSERT_OK_AND_ASSIGN(ModelConfig config, ParseWith({{"num_memory_heads", 2},
                                                           {"rms_norm_eps", 1e-6},
                                                           {"rope_theta", 100000},
+                                                          {"slot_horizon", 4096},
                                                           {"tie_word_embeddings", true},
                                                           {"bos_token_id", 0},
                                                           {"eos_token_id", 2},
@@ -68,6 +70,7 @@ TEST(ModelConfig, EveryKeyIsRead) {
   EXPECT_EQ(config.num_memory_heads, 2);
   EXPECT_EQ(config.rms_norm_eps, 1e-6);
   EXPECT_EQ(config.rope_theta, 100000.0);
+  EXPECT_EQ(config.slot_horizon, 4096);
   EXPECT_TRUE(config.tie_word_embeddings);
   EXPECT_EQ(config.bos_token_id, 0);
   EXPECT_THAT(config.eos_token_ids, ElementsAre(2));
@@ -151,6 +154,9 @@ TEST(ModelConfig, RefusesValuesOutOfRangeNamingKeyAndLimit) {
       {"rope_theta", 0.0, "(0, 1e+15]"},
       {"rope_theta", 1e16, "(0, 1e+15]"},
       {"rope_theta", nullptr, "(0, 1e+15]"},
+      {"slot_horizon", 0, "[1, 1073741824]"},
+      {"slot_horizon", (1 << 30) + 1, "[1, 1073741824]"},
+      {"slot_horizon", 4096.0, "[1, 1073741824]"},
       {"tie_word_embeddings", 1, "true or false"},
       {"bos_token_id", 128, "[0, 127]"},
       {"bos_token_id", -1, "[0, 127]"},

@@ -32,8 +32,8 @@ TestMixer LongMixer(bool compensated) {
 // Worst error over the 64 values of a read with the query at the origin of the routing space.
 double ReadError(const TestMixer& mixer, const std::vector<double>& sums,
                  const std::vector<double>& mass) {
-  reference::HeadToken token = {
-      .route_q = {0, 0, 0}, .route_k = {}, .value = {}, .q = {}, .k = {}, .log_decay = 0};
+  reference::HeadToken token = {};
+  token.route_q = {0, 0, 0};
   const std::vector<double> read = reference::Read(mixer.constants, mixer.state, kTokens, 0, token);
   std::vector<double> expected(64);
   double weights = 0;

@@ -98,7 +98,7 @@ def load_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _gma_config(base: LlamaConfig, ids: dict[str, int], delta: dict[str, Tensor],
-                window: int | list[int]) -> GmaConfig:  # fmt: skip
+                metadata: dict[str, str]) -> GmaConfig:  # fmt: skip
     from gma_torch.config import GmaConfig
 
     _, components, routing = delta["model.layers.0.mixer.component_mean"].shape
@@ -114,11 +114,12 @@ def _gma_config(base: LlamaConfig, ids: dict[str, int], delta: dict[str, Tensor]
         intermediate_size=base.intermediate_size,
         rms_norm_eps=base.rms_norm_eps,
         rope_theta=base.rope_theta,
+        slot_horizon=int(metadata.get("slot_horizon", "0")) or None,
         tie_word_embeddings=base.tied,
         bos_token_id=ids["bos_token_id"],
         eos_token_id=ids["eos_token_id"],
         torch_dtype="float32",
-    ).with_options(window=window, read="adapted", forget="write")
+    ).with_options(window=json.loads(metadata["window"]), read="adapted", forget="write")
 
 
 def _merged(base: dict[str, Tensor], delta: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -160,7 +161,7 @@ def write_model(base_path: Path, delta_path: Path, folder: Path) -> bool:
         raise ConvertError(f"{delta_path}: made for another base than {base_path.name}")
     require_servable(base, str(base_path))
     require_memory(3 * 4 * base.parameters(), "the model directory")
-    config = _gma_config(base.config(), base.special_ids(), delta, json.loads(metadata["window"]))
+    config = _gma_config(base.config(), base.special_ids(), delta, metadata)
     config.save(folder)
     base.write_tokenizer(folder)
     save_file(_merged(base.weights(), delta), folder / _WEIGHTS, {"format": "pt"})

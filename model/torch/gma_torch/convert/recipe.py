@@ -49,10 +49,12 @@ class Recipe:
     Training is with `window`, one number for all layers or one a layer. The model directory may
     get other windows, `layer_windows`, without retraining: a slot stands for its tokens whatever
     their age. `end_to_end`, if given, is a second part after the layer-wise one (distill.py).
+    `slot_horizon` is the model directory's (0: off); absent, half of the base's positions.
     """
 
     window: int | list[int] = 64
     layer_windows: list[int] | None = None
+    slot_horizon: int | None = None
     components: int = 64
     routing_dim: int = 32
     initial_beta: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.4])
@@ -88,6 +90,10 @@ class Recipe:
     def final_windows(self) -> int | list[int]:
         """The windows of the model directory."""
         return self.layer_windows or self.window
+
+    def horizon(self, positions: int | None) -> int:
+        """`slot_horizon` of the model directory for a base with so many positions; 0: off."""
+        return (positions or 0) // 2 if self.slot_horizon is None else self.slot_horizon
 
     @staticmethod
     def load(path: Path) -> Recipe:
@@ -131,8 +137,8 @@ def _check(
         if name not in known:
             raise ValueError(f"unknown key {name} in {what}, known are {', '.join(known)}")
         wanted, kinds, least = "a number of at least 0", (int, float), 0
-        if isinstance(known[name], int):
-            least = 0 if name in ("seed", "window", "adapter_rank") else 1
+        if isinstance(known[name], int) or name == "slot_horizon":
+            least = 0 if name in ("seed", "window", "adapter_rank", "slot_horizon") else 1
             wanted, kinds = f"an integer of at least {least}", (int,)
         if name == "end_to_end":
             continue  # checked as an object of its own
@@ -143,7 +149,7 @@ def _check(
             )
         elif name.endswith("_dtype"):
             wanted, right = f"one of {', '.join(_DTYPES)}", value in _DTYPES
-        elif isinstance(known[name], list) or known[name] is None:
+        elif kinds != (int,) and (isinstance(known[name], list) or known[name] is None):
             wanted, right = "a list", isinstance(value, list)
         else:
             right = type(value) in kinds and value >= least

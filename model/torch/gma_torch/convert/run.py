@@ -68,6 +68,7 @@ def train(
         transfer.save(checkpoint)
     transfer.run(work, None if minutes is None else time.time() + 60 * minutes)
     note = {"tokens": str(transfer.tokens), "steps": str(transfer.step),
+            "slot_horizon": str(recipe.horizon(source.config().positions)),
             "base_sha256": source.fingerprint()}  # fmt: skip
     save_delta(out, transfer.mixers, recipe.final_windows(), note)
     print(f"{out}: {transfer.tokens} tokens layer by layer, {transfer.seconds:.0f} s")

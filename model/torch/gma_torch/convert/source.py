@@ -205,6 +205,7 @@ class SafetensorsBase:
                 rope_theta=rope.get("rope_theta", raw.get("rope_theta", 10000.0)),
                 tied=raw.get("tie_word_embeddings", False),
                 sliding_window=window,
+                positions=raw.get("max_position_embeddings"),
             )
         except KeyError as error:
             raise ConvertError(f"{where}: has no {error.args[0]}") from None

@@ -23,6 +23,7 @@ struct MixerCase {
   int32_t window = 0, conv_width = 0;
   bool adapted = false, forget_head = false, forget_write = false;
   bool route_norm = false, out_norm = false, gated = false, compensated = false;
+  int64_t slot_horizon = 0;
 };
 
 // A TestMixer with the options of `options`, and tokens for it.
@@ -41,6 +42,7 @@ class CaseMixer {
     constants.adapted = options.adapted;
     constants.forget_head = options.forget_head;
     constants.forget_write = options.forget_write;
+    constants.slot_horizon = options.slot_horizon;
     mixer.gated = options.gated;
     norm_ = mixer.random.Floats(3 * 256, 1);
     if (options.route_norm) {
@@ -53,7 +55,7 @@ class CaseMixer {
 
   // Projections of tokens side by side, as the decoder has them; `tokens` lacks `out`.
   struct PackedTokens {
-    std::vector<float> projected, cos, sin, log_decay;
+    std::vector<float> projected, cos, sin, slot_cos, slot_sin, log_decay;
     cpu::MixerTokens tokens{};
   };
 
@@ -120,15 +122,21 @@ class CaseMixer {
       packed.tokens.stride = static_cast<int64_t>(packed.projected.size()) - row;
       packed.log_decay.insert(packed.log_decay.end(), tokens[t].log_decay.begin(),
                               tokens[t].log_decay.end());
-      const reference::RopeAngles angles(mixer.position + static_cast<int64_t>(t - begin),
-                                         c.rope_theta, c.head_dim);
-      packed.cos.insert(packed.cos.end(), angles.cos.begin(), angles.cos.end());
-      packed.sin.insert(packed.sin.end(), angles.sin.begin(), angles.sin.end());
+      const int64_t position = mixer.position + static_cast<int64_t>(t - begin);
+      const auto turn = [&c](int64_t by, std::vector<float>& cosines, std::vector<float>& sines) {
+        const reference::RopeAngles angles(by, c.rope_theta, c.head_dim);
+        cosines.insert(cosines.end(), angles.cos.begin(), angles.cos.end());
+        sines.insert(sines.end(), angles.sin.begin(), angles.sin.end());
+      };
+      turn(position, packed.cos, packed.sin);
+      turn(-std::max<int64_t>(position - c.slot_horizon, 0), packed.slot_cos, packed.slot_sin);
     }
     packed.tokens.projected = packed.projected.data();
     packed.tokens.log_decay = c.forget_head ? packed.log_decay.data() : nullptr;
     packed.tokens.rope_cos = packed.cos.data();
     packed.tokens.rope_sin = packed.sin.data();
+    packed.tokens.slot_cos = c.slot_horizon > 0 ? packed.slot_cos.data() : nullptr;
+    packed.tokens.slot_sin = c.slot_horizon > 0 ? packed.slot_sin.data() : nullptr;
     return packed;
   }
 

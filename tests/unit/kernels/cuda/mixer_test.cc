@@ -70,6 +70,14 @@ class DeviceRows {
   const MixerLayer& place() const { return place_; }
   size_t row_bytes() const { return row_bytes_; }
 
+  static void Append(const CaseMixer::PackedTokens& more, CaseMixer::PackedTokens& all) {
+    using Packed = CaseMixer::PackedTokens;
+    for (auto member : {&Packed::projected, &Packed::cos, &Packed::sin, &Packed::slot_cos,
+                        &Packed::slot_sin, &Packed::log_decay}) {
+      (all.*member).insert((all.*member).end(), (more.*member).begin(), (more.*member).end());
+    }
+  }
+
   // The next tokens of some rows, in one step; returns the outputs [T, H v], row after row.
   struct Part {
     int32_t row;
@@ -84,10 +92,7 @@ class DeviceRows {
       layer.mixer.position = static_cast<int64_t>(part.begin);
       CaseMixer::PackedTokens packed = layer.Pack(*part.tokens, part.begin, part.end);
       if (part.begin < part.end) all.tokens = packed.tokens;
-      for (auto member : {&CaseMixer::PackedTokens::projected, &CaseMixer::PackedTokens::cos,
-                          &CaseMixer::PackedTokens::sin, &CaseMixer::PackedTokens::log_decay}) {
-        (all.*member).insert((all.*member).end(), (packed.*member).begin(), (packed.*member).end());
-      }
+      Append(packed, all);
       const int64_t position = static_cast<int64_t>(part.begin);
       std::memcpy(row(part.row), &position, sizeof(position));
       state_rows.push_back(part.row);
@@ -103,7 +108,10 @@ class DeviceRows {
     const auto projected = *DeviceArray<float>::Copy(all.projected);
     const auto cosines = *DeviceArray<float>::Copy(all.cos);
     const auto sines = *DeviceArray<float>::Copy(all.sin);
+    const auto slot_cosines = *DeviceArray<float>::Copy(all.slot_cos);
+    const auto slot_sines = *DeviceArray<float>::Copy(all.slot_sin);
     const auto log_decay = *DeviceArray<float>::Copy(all.log_decay);
+    const bool horizon = layer.mixer.constants.slot_horizon > 0;
     const auto device_out = *DeviceArray<float>::Copy(out);
     const MixerBatch batch = {.pool = pool.data(),
                               .row_bytes = row_bytes_,
@@ -122,6 +130,8 @@ class DeviceRows {
                               .log_decay = log_decay.data(),
                               .rope_cos = cosines.data(),
                               .rope_sin = sines.data(),
+                              .slot_cos = horizon ? slot_cosines.data() : nullptr,
+                              .slot_sin = horizon ? slot_sines.data() : nullptr,
                               .out = device_out.data(),
                               .out_stride = layer.out_width()};
     EXPECT_EQ(RunMixer(mixer_[0].layer(), batch, nullptr, threads), cudaSuccess);
