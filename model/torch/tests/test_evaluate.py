@@ -28,7 +28,7 @@ from gma_torch.evaluate.scoring import (
     state_bytes,
     teacher_of,
 )
-from gma_torch.evaluate.sessions import GmaSession, TeacherSession, WindowSession
+from gma_torch.evaluate.sessions import KEPT_TYPES, GmaSession, TeacherSession, WindowSession
 from gma_torch.evaluate.texts import Window, chat_windows, document_tokens, text_windows
 from gma_torch.llama import Llama, full_attention, window_attention
 from gma_torch.tokenizer import chat_roles, save_tokenizer, train_tokenizer
@@ -192,8 +192,8 @@ def test_prompts_hold_the_word_once_told_and_then_asked_for(folder: Path, make: 
         assert text.endswith("<|im_start|>assistant\n")
 
 
-def test_sessions_read_in_any_pieces(folder: Path) -> None:
-    """GMA and teacher as in one call; the window against its definition, query by query."""
+def test_sessions_read_in_any_pieces(folder: Path, tmp_path: Path) -> None:
+    """GMA, teacher and window: in pieces, through files, as in one call or by their definition."""
     model, teacher = GmaDecoder.from_directory(folder), teacher_of(folder)
     gen = torch.Generator().manual_seed(3)
     tokens = torch.randint(3, 200, (60,), generator=gen)
@@ -203,7 +203,14 @@ def test_sessions_read_in_any_pieces(folder: Path) -> None:
     for make in makers:
         whole, parts = make(), make()
         want = whole.feed(tokens)
-        got = torch.cat([parts.feed(x) for x in tokens.split([7, 1, 2, 30, 20])])
+        logits = []
+        for piece in tokens.split([7, 1, 2, 30, 20]):
+            logits.append(parts.feed(piece))
+            torch.save(parts.kept, tmp_path / "kept.pt")
+            parts = make()
+            with torch.serialization.safe_globals(list(KEPT_TYPES)):
+                parts.kept = torch.load(tmp_path / "kept.pt", weights_only=True)
+        got = torch.cat(logits)
         torch.testing.assert_close(got, want, rtol=1e-3, atol=2e-4)
     fitting = WindowSession(teacher, window, sinks).feed(tokens[: window + sinks])
     plain = teacher.hidden(tokens[None, : window + sinks], window_attention(window, sinks))

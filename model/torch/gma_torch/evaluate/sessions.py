@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gma_torch.decoder import GmaDecoder
+from gma_torch.decoder import DecoderState, GmaDecoder
 from gma_torch.llama import CachedAttention, Heads, Llama
+from gma_torch.mixer import MixerState
 from gma_torch.rope import rope_table, turn
 
 
@@ -137,6 +138,11 @@ class WindowSession:
         start = k.shape[2] - keep
         cache = _Cache(sink_k, sink_v, k[:, :, start:].clone(), value[:, :, start:].clone())
         return out.permute(0, 3, 1, 2, 4).flatten(2, 3), cache
+
+
+# What `kept` of a session is made of, beside tensors and plain values: all that a file of it may
+# hold.
+KEPT_TYPES = (DecoderState, MixerState, CachedAttention, _Cache)
 
 
 def greedy_answer(session: Session, ids: list[int], end: int, most: int) -> list[int]:

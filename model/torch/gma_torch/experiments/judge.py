@@ -33,6 +33,7 @@ from gma_torch.evaluate.scoring import (
     state_bytes,
 )
 from gma_torch.evaluate.sessions import (
+    KEPT_TYPES,
     GmaSession,
     Session,
     TeacherSession,
@@ -186,7 +187,8 @@ def _endless(config: JudgeConfig, cell: Cell, folder: Path) -> Result:
     session, kept = _session(config, cell["model"]), folder / "session.pt"
     losses: list[float] = []
     if kept.exists():
-        found = torch.load(kept, weights_only=False)  # written by this program
+        with torch.serialization.safe_globals(list(KEPT_TYPES)):
+            found = torch.load(kept, weights_only=True)
         session.kept, losses = found["kept"], found["losses"]
     saved = time.monotonic()
     while len(losses) < len(tokens) - 1:
