@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
+import lzma
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from small_base import END, GROUPS, LAYERS, RECIPE, WIDE, Text, new_transfer
+from tokenizers import Tokenizer
 
 from gma_torch.checkpoint import load_model
 from gma_torch.convert import apply as apply_module
+from gma_torch.convert import facts
 from gma_torch.convert.apply import apply_delta, save_delta
 from gma_torch.convert.base import (
     ConvertError,
@@ -19,12 +23,16 @@ from gma_torch.convert.base import (
     PinnedBase,
     require_memory,
 )
+from gma_torch.convert.data import ChatEncoder
 from gma_torch.convert.distill import Distill, student_attention
+from gma_torch.convert.facts import FactChats
 from gma_torch.convert.recipe import Recipe
 from gma_torch.convert.transfer import Transfer
 from gma_torch.convert.warm import component_use, updates_of_delta
 from gma_torch.convert.windows import damages, divide
+from gma_torch.evaluate import questions
 from gma_torch.evaluate.scoring import teacher_of
+from gma_torch.gguf_base import GgufBase
 from gma_torch.llama import full_attention
 
 
@@ -52,24 +60,68 @@ def test_every_layer_trains_with_its_own_window(gguf_file: Path) -> None:
 
 def test_distillation_has_the_gradients_of_its_loss(gguf_file: Path) -> None:
     """Pieces and recomputation give the gradients of the loss written plainly."""
-    distill = _distill(gguf_file)
+    distill = _distill(gguf_file, replace(END, end_to_end=replace(END.end_to_end, answers=3.0)))
     for _, up in distill.adapters.values():
         torch.nn.init.normal_(up, std=0.05)
     tokens = torch.tensor([Text().sequence(5, 300)])
-    got = distill.losses(tokens, backward=0.5)
+    answers = torch.zeros_like(tokens, dtype=torch.bool)
+    answers[0, 120:150] = True
+    got = distill.losses(tokens, backward=0.5, answers=answers)
     grads = {name: value.grad.clone() for name, value in distill.parameters().items()}
     distill.optimizer.zero_grad()
     student, teacher = distill.student, distill.teacher
     logits = student.logits(student.hidden(tokens[:, :-1], distill.attend))
     want = torch.log_softmax(teacher.logits(teacher.hidden(tokens[:, :-1], full_attention)), -1)
     have = torch.log_softmax(logits, -1)
-    kl = (want.exp() * (want - have)).sum(-1).mean()
-    entropy = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-    (0.5 * (distill.part.kl * kl + distill.part.next_token * entropy)).backward()
-    assert got == pytest.approx((kl.item(), entropy.item()), rel=1e-4)
+    kl = (want.exp() * (want - have)).sum(-1)
+    entropy = torch.nn.functional.cross_entropy(logits[0], tokens[0, 1:], reduction="none")[None]
+    of_teacher = distill.part.kl * kl + distill.part.next_token * entropy
+    (0.5 * torch.where(answers[:, 1:], 3.0 * entropy, of_teacher).mean()).backward()
+    assert got == pytest.approx((kl.mean().item(), entropy.mean().item()), rel=1e-4)
     for name, value in distill.parameters().items():
         torch.testing.assert_close(grads[name], value.grad, rtol=1e-3, atol=1e-5)
     assert student.adapters and not teacher.adapters
+
+
+def test_chats_ask_for_what_was_said_at_their_start(gguf_file: Path, tmp_path: Path) -> None:
+    """Answers hold words of the opening, none of the probes', and are what is marked."""
+    base = GgufBase(gguf_file)
+    tokenizer = Tokenizer.from_str(base.tokenizer_json())
+    (tmp_path / "dolly-15k").mkdir()
+    record = {"instruction": "the cat", "context": "", "response": "a mat and a dog sat"}
+    lines = "".join(json.dumps(record) + "\n" for _ in range(20))
+    (tmp_path / "dolly-15k/dolly-15k.jsonl.xz").write_bytes(lzma.compress(lines.encode()))
+    chats = FactChats(tmp_path, ChatEncoder(tokenizer), "a cat", 0)
+    words = {w for _, (_, _, said) in facts._KINDS.items() for s in said for w in s.split()}
+    for number in range(12):
+        ids, answers = chats.sequence(number, 3000)
+        assert (ids, answers) == chats.sequence(number, 3000) and len(ids) == len(answers) == 3000
+        assert ids != chats.sequence(number + 1, 3000)[0] and any(answers)
+        spans = [list(span) for mine, span in itertools.groupby(range(3000), answers.__getitem__)
+                 if mine]  # fmt: skip
+        for span in spans[:-1]:  # the last may be cut
+            text = tokenizer.decode([ids[i] for i in span], skip_special_tokens=False)
+            assert text.endswith("<|im_end|>")
+            told = tokenizer.decode(ids[: span[0]], skip_special_tokens=False)
+            new = set(text.removesuffix("<|im_end|>").rstrip(".").split()) - words
+            assert new and all(word in told for word in new), text
+    probes = {*questions._NAMES, *questions._CITIES, *questions._SYLLABLES}
+    assert not probes & {*facts._NAMES, *facts._CITIES, *facts._PETS, *facts._SYLLABLES}
+
+
+def test_every_fourth_sequence_asks_for_facts(gguf_file: Path) -> None:
+    class Facts:
+        def sequence(self, index: int, length: int) -> tuple[list[int], list[bool]]:
+            seen.append(index)
+            return [5] * length, [True] * length
+
+    seen: list[int] = []
+    part = replace(END.end_to_end, answers=1.0, accumulate=8, sequences=1)
+    distill = _distill(gguf_file, replace(END, end_to_end=part))
+    distill.facts = Facts()
+    distill.train_step()
+    first = distill.first
+    assert seen == [n for n in range(first, first + 8) if n % 4 == 3]
 
 
 def test_distillation_learns(gguf_file: Path) -> None:

@@ -242,7 +242,7 @@ def test_a_family_is_converted_from_end_to_end(
     assert apply_delta(delta, tmp_path / "model", tmp_path, base=base)
     model = load_model(tmp_path / "model")
     assert not model.config.tie_word_embeddings
-    assert model.config.slot_horizon == 64  # half of the base's positions
+    assert model.config.slot_horizon == 128  # the base's positions
     assert torch.isfinite(model(torch.tensor([_Text().sequence(0, 40)]))).all()
     # Scales change matrices and no result.
     even = tmp_path / "even.safetensors"

@@ -5,6 +5,8 @@ projections q, k, v, o. The loss of a position is
 
     kl * KL(teacher || student) + next_token * cross entropy of the token that follows
 
+and in answers about facts (facts.py) answers * that cross entropy alone.
+
 Memory is bounded: a layer's activations are recomputed in the backward pass (kept are its inputs,
 [B, T, d] a layer), and the vocabulary is met `_PIECE` positions at a time, each piece's gradient
 taken at once. Sequences go on where the layer-wise part ended; the step number is the position in
@@ -30,6 +32,7 @@ from tqdm import tqdm
 
 from gma_torch.convert.base import ConvertError
 from gma_torch.convert.data import Mixture
+from gma_torch.convert.facts import FactChats
 from gma_torch.convert.mixer import TransferMixer
 from gma_torch.convert.recipe import Recipe
 from gma_torch.convert.transfer import grouped, late_read
@@ -65,13 +68,15 @@ class Distill:
         teacher, student: trunks with the base's weights; may be the same object.
         mixers: as the layer-wise part left them; trained further in place.
         first: number of the first sequence.
+        facts: for a recipe with `answers`.
     """
 
     def __init__(
         self, recipe: Recipe, teacher: Llama, student: Llama, data: Mixture,
-        mixers: list[TransferMixer], first: int,
+        mixers: list[TransferMixer], first: int, facts: FactChats | None = None,
     ) -> None:  # fmt: skip
         self.recipe, self.part, self.data, self.first = recipe, recipe.end_to_end, data, first
+        self.facts = facts
         self.teacher, self.mixers = teacher, mixers
         self.student = Llama.__new__(Llama)  # shares the weights, has adapters of its own
         self.student.__dict__.update(student.__dict__, adapters={})
@@ -159,11 +164,14 @@ class Distill:
             x = checkpoint(self.student.block, layer, x, cos, sin, self.attend, use_reentrant=False)
         return self.student.final_norm(x)
 
-    def losses(self, tokens: Tensor, *, backward: float | None) -> tuple[float, float]:
+    def losses(
+        self, tokens: Tensor, *, backward: float | None, answers: Tensor | None = None
+    ) -> tuple[float, float]:
         """Mean KL and cross entropy of a batch [B, T + 1].
 
         Args:
             backward: factor of the gradients that are added to the parameters; None: none are.
+            answers: [B, T + 1], tokens that are learnt as they are, not from the teacher.
         """
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         with torch.no_grad():
@@ -172,23 +180,32 @@ class Distill:
             hidden = self._hidden(inputs)
         leaf = hidden.detach().requires_grad_(backward is not None)
         count, totals = targets.numel(), [0.0, 0.0]
+        asked = torch.zeros_like(targets, dtype=torch.bool) if answers is None else answers[:, 1:]
+        of_teacher = self.part.kl * ~asked
+        of_token = torch.where(asked, self.part.answers, self.part.next_token)
         for begin in range(0, inputs.shape[1], _PIECE):
             span = slice(begin, begin + _PIECE)
             with torch.no_grad():
                 want = torch.log_softmax(self.teacher.logits(taught[:, span]), -1)
             with torch.set_grad_enabled(backward is not None):
                 got = torch.log_softmax(self.student.logits(leaf[:, span]), -1)
-                kl = F.kl_div(got, want, reduction="sum", log_target=True)
-                entropy = F.nll_loss(got.flatten(0, 1), targets[:, span].flatten(),
-                                     reduction="sum")  # fmt: skip
+                kl = F.kl_div(got, want, reduction="none", log_target=True).sum(-1)
+                entropy = -got.gather(-1, targets[:, span].unsqueeze(-1)).squeeze(-1)
                 if backward is not None:
-                    loss = self.part.kl * kl + self.part.next_token * entropy
+                    loss = (of_teacher[:, span] * kl + of_token[:, span] * entropy).sum()
                     (loss * (backward / count)).backward()
-            totals[0] += float(kl.detach())
-            totals[1] += float(entropy.detach())
+            totals[0] += float(kl.detach().sum())
+            totals[1] += float(entropy.detach().sum())
         if backward is not None:
             hidden.backward(leaf.grad)
         return totals[0] / count, totals[1] / count
+
+    def _row(self, number: int) -> tuple[list[int], list[bool]]:
+        """Sequence `number` and which of its tokens are answers."""
+        length = self.part.length + 1
+        if self.part.answers > 0 and self.facts is not None and number % 4 == 3:
+            return self.facts.sequence(number, length)
+        return self.data.sequence(number, length), [False] * length
 
     def train_step(self, done: float = 0.0) -> tuple[float, float]:
         """One update; returns its mean KL and cross entropy.
@@ -207,8 +224,9 @@ class Distill:
         at = self.first + self.step * part.accumulate * part.sequences
         for n in range(part.accumulate):
             numbers = range(at + n * part.sequences, at + (n + 1) * part.sequences)
-            rows = [self.data.sequence(number, part.length + 1) for number in numbers]
-            one = self.losses(torch.tensor(rows), backward=1 / part.accumulate)
+            rows = [self._row(number) for number in numbers]
+            tokens, answers = (torch.tensor(x) for x in zip(*rows, strict=True))
+            one = self.losses(tokens, backward=1 / part.accumulate, answers=answers)
             kl, entropy = kl + one[0] / part.accumulate, entropy + one[1] / part.accumulate
         if not math.isfinite(kl + entropy):
             raise ConvertError(

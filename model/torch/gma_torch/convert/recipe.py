@@ -24,6 +24,8 @@ class EndToEnd:
     Attributes:
         adapter_rank: of the updates of q, k, v and o; 0 trains the mixers alone.
         kl, next_token: weights of the two losses. learning_rate: of the mixers.
+        answers: if above 0, every fourth sequence is a chat of facts.py, and this is the weight of
+            the cross entropy of its answers, where the teacher is not asked.
     """
 
     steps: int = 100
@@ -35,6 +37,7 @@ class EndToEnd:
     adapter_learning_rate: float = 5e-4
     kl: float = 1.0
     next_token: float = 0.1
+    answers: float = 0.0
     student_dtype: str = "float32"
 
     def tokens(self) -> int:
@@ -49,7 +52,7 @@ class Recipe:
     Training is with `window`, one number for all layers or one a layer. The model directory may
     get other windows, `layer_windows`, without retraining: a slot stands for its tokens whatever
     their age. `end_to_end`, if given, is a second part after the layer-wise one (distill.py).
-    `slot_horizon` is the model directory's (0: off); absent, half of the base's positions.
+    `slot_horizon` is the model directory's (0: off); absent, the base's positions.
     """
 
     window: int | list[int] = 64
@@ -93,7 +96,7 @@ class Recipe:
 
     def horizon(self, positions: int | None) -> int:
         """`slot_horizon` of the model directory for a base with so many positions; 0: off."""
-        return (positions or 0) // 2 if self.slot_horizon is None else self.slot_horizon
+        return positions or 0 if self.slot_horizon is None else self.slot_horizon
 
     @staticmethod
     def load(path: Path) -> Recipe:

@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 from gma_torch.checkpoint import replace_file
 from gma_torch.convert.apply import balance_delta, save_delta
 from gma_torch.convert.base import ConvertError, require_memory
-from gma_torch.convert.data import Mixture
+from gma_torch.convert.data import ChatEncoder, Mixture
 from gma_torch.convert.distill import Distill
+from gma_torch.convert.facts import FactChats
 from gma_torch.convert.recipe import Recipe
 from gma_torch.convert.source import BaseModel, open_base, require_servable
 from gma_torch.convert.transfer import Transfer
@@ -79,7 +80,11 @@ def train(
         student = Llama(
             source.config(), source.weights(), getattr(torch, recipe.end_to_end.student_dtype)
         )
-    distill = Distill(recipe, teacher, student, data, transfer.mixers, transfer.sequences)
+    facts = None
+    if recipe.end_to_end.answers > 0:
+        encoder = ChatEncoder(Tokenizer.from_str(source.tokenizer_json()))
+        facts = FactChats(data_path, encoder, DEFAULT_SYSTEM, recipe.seed)
+    distill = Distill(recipe, teacher, student, data, transfer.mixers, transfer.sequences, facts)
     distill.start_from(updates)
     require_memory(distill.memory_bytes(), "end_to_end", "; lower sequences or length")
     torch.set_num_threads(recipe.threads)
