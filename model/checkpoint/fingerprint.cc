@@ -65,14 +65,17 @@ const char* Name(VarParam param) { return param == VarParam::kBounded ? "bounded
 const char* Name(WeightType type) { return type == WeightType::kFloat32 ? "float32" : "bfloat16"; }
 
 nlohmann::json CanonicalOptions(const MixerOptions& options) {
-  return {{"window", options.window},
-          {"short_conv", options.short_conv},
-          {"read", Name(options.read)},
-          {"forget", Name(options.forget)},
-          {"var_param", Name(options.var_param)},
-          {"route_norm", options.route_norm},
-          {"out_norm", options.out_norm},
-          {"out_gate", options.out_gate}};
+  nlohmann::json json = {{"window", options.window},
+                         {"short_conv", options.short_conv},
+                         {"read", Name(options.read)},
+                         {"forget", Name(options.forget)},
+                         {"var_param", Name(options.var_param)},
+                         {"route_norm", options.route_norm},
+                         {"out_norm", options.out_norm},
+                         {"out_gate", options.out_gate}};
+  // Only where it is on, so that a model of before keeps its fingerprint.
+  if (options.route == RouteMode::kKey) json["route"] = "key";
+  return json;
 }
 
 }  // namespace

@@ -44,7 +44,11 @@ void AddMixerTensors(const ModelConfig& config, const MixerOptions& options,
     shapes[prefix + name] = std::move(shape);
   };
   if (options.has_route_q()) add("route_q_proj.weight", {H * r, d});
-  add("route_k_proj.weight", {G * r, d});
+  if (options.has_route_k()) {
+    add("route_k_proj.weight", {G * r, d});
+  } else {
+    add("route", {G, r, v});
+  }
   add("v_proj.weight", {G * v, d});
   add("o_proj.weight", {d, H * v});
   add("component_mean", {G, K, r});

@@ -82,6 +82,8 @@ absl::StatusOr<Enum> ReadChoice(const std::string& key, const Json& value,
 
 constexpr Choice<ReadMode> kReadModes[] = {{"static", ReadMode::kStatic},
                                            {"adapted", ReadMode::kAdapted}};
+constexpr Choice<RouteMode> kRouteModes[] = {{"projected", RouteMode::kProjected},
+                                             {"key", RouteMode::kKey}};
 constexpr Choice<ForgetMode> kForgetModes[] = {
     {"none", ForgetMode::kNone}, {"head", ForgetMode::kHead}, {"write", ForgetMode::kWrite}};
 constexpr Choice<VarParam> kVarParams[] = {{"bounded", VarParam::kBounded},
@@ -128,6 +130,7 @@ absl::Status ReadShortConv(const std::string& key, const Json& value, MixerOptio
 constexpr Option kOptions[] = {
     {"window", ReadWindow},
     {"read", ReadWord<ReadMode, &MixerOptions::read, kReadModes>},
+    {"route", ReadWord<RouteMode, &MixerOptions::route, kRouteModes>},
     {"short_conv", ReadShortConv},
     {"forget", ReadWord<ForgetMode, &MixerOptions::forget, kForgetModes>},
     {"route_norm", ReadFlag<&MixerOptions::route_norm>},
@@ -159,6 +162,14 @@ absl::Status ReadOptions(const Json& gma, std::vector<MixerOptions>& layers) {
     }
     for (size_t i = 0; i < layers.size(); ++i) {
       GMA_RETURN_IF_ERROR(option.read(key, value.is_array() ? value[i] : value, layers[i]));
+    }
+  }
+  for (const MixerOptions& layer : layers) {
+    if (layer.has_route_k()) continue;
+    if (!layer.adapted() || layer.short_conv > 0 || layer.route_norm) {
+      return Refuse("gma.route", gma["route"],
+                    "\"projected\" in layers with short_conv, with route_norm or without read "
+                    "\"adapted\"");
     }
   }
   return absl::OkStatus();

@@ -12,6 +12,9 @@
 namespace gma {
 
 enum class ReadMode { kStatic, kAdapted };
+// Where the routing vector of a write comes from: route_k_proj, or `route` times the key before
+// rotation, which read "adapted" alone has.
+enum class RouteMode { kProjected, kKey };
 enum class ForgetMode { kNone, kHead, kWrite };
 // How component_omega becomes a variance: kBounded is
 //   log sigma^2 = lo + (hi - lo) sigmoid(omega), lo = log 0.05, hi = log(20 sqrt(r));
@@ -24,6 +27,7 @@ struct MixerOptions {
   int32_t window = 0;      // w newest tokens read exactly, in tokens; 0: off
   int32_t short_conv = 0;  // width of the causal convolution, in tokens; 0: off
   ReadMode read = ReadMode::kStatic;
+  RouteMode route = RouteMode::kProjected;
   ForgetMode forget = ForgetMode::kNone;
   VarParam var_param = VarParam::kBounded;
   bool route_norm = false;
@@ -33,6 +37,7 @@ struct MixerOptions {
   bool adapted() const { return read == ReadMode::kAdapted; }
   // Tensors that exist only with some options:
   bool has_route_q() const { return !adapted(); }
+  bool has_route_k() const { return route == RouteMode::kProjected; }
   bool has_qk() const { return window > 0 || adapted(); }         // q_proj, k_proj
   bool has_slot_bias() const { return window > 0 || adapted(); }  // slot_scale: adapted() alone
   bool operator==(const MixerOptions&) const = default;
@@ -63,7 +68,7 @@ struct ModelConfig {
 };
 
 // Parses and validates config.json. Keys under "gma" are
-//   window, read, short_conv, forget, route_norm, out_norm, out_gate, var_param,
+//   window, read, route, short_conv, forget, route_norm, out_norm, out_gate, var_param,
 // each one value or a list of one a layer; an unknown key there is an error, elsewhere ignored.
 // ERRORS: kInvalidArgument naming the key, its value and the limit.
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json);

@@ -13,14 +13,18 @@ InputColumns InputColumnsOf(const ModelConfig& config, const MixerOptions& optio
     tensors->emplace_back(tensor);
   };
   if (options.has_route_q()) add("route_q_proj.weight", heads * r, columns.route_q);
-  add("route_k_proj.weight", memory_heads * r, columns.route_k);
+  if (options.has_route_k()) {
+    add("route_k_proj.weight", memory_heads * r, columns.route_k);
+  } else {
+    add("k_proj.weight", memory_heads * v, columns.k);  // decides where the token goes
+  }
   if (options.forget == ForgetMode::kHead) add("forget_proj.weight", memory_heads, columns.forget);
   columns.routing = columns.total;
   tensors = &columns.content_tensors;
   add("v_proj.weight", memory_heads * v, columns.value);
   if (options.has_qk()) {
     add("q_proj.weight", heads * v, columns.q);
-    add("k_proj.weight", memory_heads * v, columns.k);
+    if (options.has_route_k()) add("k_proj.weight", memory_heads * v, columns.k);
   }
   if (options.out_gate) add("gate_proj.weight", heads * v, columns.gate);
   return columns;

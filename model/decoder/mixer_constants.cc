@@ -52,6 +52,7 @@ LayerMixer::LayerMixer(const ModelDir& model, int32_t layer)
   constants_.slot_horizon = config.slot_horizon;
   BuildScores(model, options.var_param);
   if (options.short_conv > 0) constants_.conv_weight = Keep(model, "conv_weight");
+  if (!options.has_route_k()) constants_.key_route = Keep(model, "route");
   if (options.route_norm) {
     if (options.has_route_q()) constants_.route_q_norm = Keep(model, "route_q_norm.weight");
     constants_.route_k_norm = Keep(model, "route_k_norm.weight");

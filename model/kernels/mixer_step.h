@@ -30,6 +30,8 @@ struct MixerConstants {
   const float* conv_weight;   // [C, conv_width], last column = current token
   const float* route_q_norm;  // [r]
   const float* route_k_norm;  // [r]
+  const float* key_route;     // [G, r, v] or null: the routing vector of a write is this times the
+                              // key before rotation, and MixerInput has no route_k
   const float* out_norm;      // [v]
   const float* slot_bias;     // [H, K]
   const float* slot_scale;    // [H]
@@ -44,7 +46,7 @@ struct MixerState {
   float* conv;              // [conv_width - 1, C]
   float* window_key;        // [w, G, v]
   float* window_value;      // [w, G, v]
-  float* window_route;      // [w, G, r]
+  float* window_route;      // [w, G, r]; null with key_route
   float* window_log_decay;  // [w, G]
 };
 
@@ -52,7 +54,7 @@ struct MixerState {
 struct MixerInput {
   int64_t position;        // tokens fed to the session before this one
   const float* route_q;    // [H, r] or null (adapted)
-  const float* route_k;    // [G, r]
+  const float* route_k;    // [G, r] or null (key_route)
   const float* value;      // [G, v]
   const float* q;          // [H, v] or null, not rotated yet
   const float* k;          // [G, v] or null

@@ -65,7 +65,7 @@ LayerLayout AddLayer(const ModelConfig& config, const MixerOptions& options, boo
   if (window > 0) {
     layer.window_key = row.Add({window, G, v, sizeof(float)});
     layer.window_value = row.Add({window, G, v, sizeof(float)});
-    layer.window_route = row.Add({window, G, r, sizeof(float)});
+    if (options.has_route_k()) layer.window_route = row.Add({window, G, r, sizeof(float)});
     if (options.forget == ForgetMode::kHead) {
       layer.window_log_decay = row.Add({window, G, sizeof(float)});
     }

@@ -10,7 +10,8 @@
 //     conv              float32 [w - 1, C]            short_conv = w: last raw projections
 //     window_key        float32 [w, G, v]             window = w: rotated keys
 //     window_value      float32 [w, G, v]
-//     window_route      float32 [w, G, r]             after convolution and norm
+//     window_route      float32 [w, G, r]             after convolution and norm; not with route
+//                                                     "key"
 //     window_log_decay  float32 [w, G]                only with forget "head"
 //
 // Rings are indexed by position: token t of the session (t = 0, 1, ...) stands in entry t mod w of

@@ -86,6 +86,13 @@ _CASES: dict[str, dict[str, Any]] = {
         "forget": "write",
         "size": {"num_memory_heads": 2, "slot_horizon": 64},
     },
+    "key_route": {
+        "window": [0, 16],
+        "read": "adapted",
+        "route": "key",
+        "forget": "write",
+        "size": {"num_memory_heads": 2},
+    },
 }
 
 

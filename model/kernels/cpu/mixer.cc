@@ -42,7 +42,10 @@ float AdvanceWindow(const MixerPlan& plan, const MixerState& state, int64_t posi
   };
   swap(state.window_key + entry * plan.width, scratch.old_key, scratch.key, plan.width);
   swap(state.window_value + entry * plan.width, scratch.old_value, scratch.value, plan.width);
-  swap(state.window_route + entry * plan.routing, scratch.old_route, scratch.route_k, plan.routing);
+  if (!plan.key_route) {
+    swap(state.window_route + entry * plan.routing, scratch.old_route, scratch.route_k,
+         plan.routing);
+  }
   if (!plan.forget_head) return 0;
   const float old_decay = state.window_log_decay[entry];
   state.window_log_decay[entry] = log_decay;
@@ -67,6 +70,10 @@ TokenView Advance(const MixerPlan& plan, const MixerTokens& tokens, int64_t toke
     route = scratch.old_route, value = scratch.old_value, key = scratch.old_key;
   }
   const bool writes = position >= window;
+  if (writes && plan.key_route) {
+    KeyRoute(plan, tokens, token, g, key, scratch.far_key, scratch.old_route);
+    route = scratch.old_route;
+  }
   if (writes) Write(plan, state, g, route, log_decay, scratch);
   const bool any = LogMass(plan.slots, scratch.mass, scratch.log_mass);
 

@@ -24,7 +24,7 @@ struct MixerTokens {
   int64_t count;     // 1 or more
   const float* projected;
   int64_t stride;            // floats from one token's projections to the next one's
-  int64_t route_q, route_k;  // [H, r] (absent with read "adapted"), [G, r]
+  int64_t route_q, route_k;  // [H, r] (absent with read "adapted"), [G, r] (with key_route)
   int64_t value;             // [G, v]
   int64_t q, k;              // [H, v], [G, v], not rotated yet; present with window or "adapted"
   int64_t gate;              // [H, v], before SiLU: out_gate

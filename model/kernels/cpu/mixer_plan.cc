@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "model/kernels/key_route.h"
 
 namespace gma::cpu {
 namespace {
@@ -101,6 +102,8 @@ MixerPlan::MixerPlan(const MixerConstants& constants)
       }
     }
   }
+  const std::vector<float> folded = FoldedKeyRoute(constants);
+  if (!folded.empty()) key_route = PaddedRows(folded.data(), memory_heads * width, routing);
   if (adapted) {
     for (size_t h = 0; h < heads; ++h) {
       slot_scale.push_back(

@@ -34,6 +34,7 @@ struct MixerPlan {
   hwy::AlignedFreeUniquePtr<float[]> route_q_norm, route_k_norm;  // [r padded] or null
   hwy::AlignedFreeUniquePtr<float[]> out_norm;                    // [v padded] or null
   hwy::AlignedFreeUniquePtr<float[]> conv_weight;                 // [conv_width, C] or null
+  hwy::AlignedFreeUniquePtr<float[]> key_route;                   // [G, v, r padded] or null
   std::vector<float> slot_scale;                                  // [H] / sqrt(v); read "adapted"
   std::vector<double> forget_beta;                                // [G]; forget "write"
 };

@@ -78,6 +78,25 @@ HWY_INLINE float* ForSlots(const MixerPlan& plan, const MixerTokens& tokens, int
   return turned;
 }
 
+// route [r] <- of the rotated key that is written when `token` is read (key_route.h). turned: [v],
+// scratch.
+HWY_INLINE void KeyRoute(const MixerPlan& plan, const MixerTokens& tokens, int64_t token, size_t g,
+                         const float* HWY_RESTRICT key, float* HWY_RESTRICT turned, float* route) {
+  const size_t v = plan.width, half = v / 2, r = plan.routing_padded;
+  const float* HWY_RESTRICT cos = tokens.rope_cos + token * static_cast<int64_t>(half);
+  const float* HWY_RESTRICT sin = tokens.rope_sin + token * static_cast<int64_t>(half);
+  for (size_t i = 0; i < half; ++i) {
+    turned[i] = key[i] * cos[i] + key[i + half] * sin[i];
+    turned[i + half] = key[i + half] * cos[i] - key[i] * sin[i];
+  }
+  const float* rows = plan.key_route.get() + g * v * r;
+  for (size_t m = 0; m < r; m += kWide) {
+    Wide sum = Broadcast(0);
+    for (size_t i = 0; i < v; ++i) sum = MulAdd(Broadcast(turned[i]), Load(rows + i * r + m), sum);
+    Store(sum, route + m);
+  }
+}
+
 // The parts of token `token` for memory head g, into route_q, route_k, value, query and key of
 // `scratch`.
 HWY_INLINE void PrepareToken(const MixerPlan& plan, const MixerTokens& tokens, int64_t token,
@@ -102,7 +121,9 @@ HWY_INLINE void PrepareToken(const MixerPlan& plan, const MixerTokens& tokens, i
       if (plan.route_q_norm) RmsNorm(plan.route_q_norm.get(), plan.norm_eps, r, route_q);
     }
   }
-  take(projected + tokens.route_k + g * r, route_k_begin + g * r, r, scratch.route_k);
+  if (!plan.key_route) {
+    take(projected + tokens.route_k + g * r, route_k_begin + g * r, r, scratch.route_k);
+  }
   if (plan.route_k_norm) RmsNorm(plan.route_k_norm.get(), plan.norm_eps, r, scratch.route_k);
   take(projected + tokens.value + g * v, route_k_begin + plan.memory_heads * r + g * v, v,
        scratch.value);

@@ -3,6 +3,7 @@
 #include <cstddef>
 
 #include "base/status_macros.h"
+#include "model/kernels/key_route.h"
 
 namespace gma::cuda {
 
@@ -54,6 +55,9 @@ absl::StatusOr<DeviceMixer> DeviceMixer::Create(const MixerConstants& constants,
   GMA_RETURN_IF_ERROR(keep(c.route_q_norm, r, layer.route_q_norm));
   GMA_RETURN_IF_ERROR(keep(c.route_k_norm, r, layer.route_k_norm));
   GMA_RETURN_IF_ERROR(keep(c.out_norm, v, layer.out_norm));
+  const std::vector<float> folded = FoldedKeyRoute(c);
+  GMA_RETURN_IF_ERROR(
+      keep(folded.empty() ? nullptr : folded.data(), folded.size(), layer.key_route));
   GMA_RETURN_IF_ERROR(keep(c.slot_bias, heads * slots, layer.slot_bias));
   GMA_RETURN_IF_ERROR(keep(c.slot_scale, heads, layer.slot_scale));
   GMA_RETURN_IF_ERROR(mixer.Keep(c.forget_beta, groups, mixer.doubles_, layer.forget_beta));

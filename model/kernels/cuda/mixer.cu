@@ -26,6 +26,8 @@ __device__ void TakeToken(const MixerLayer& layer, const MixerBatch& batch, cons
   const bool writes = ChooseContent(layer, batch, place, s, log_decay);
   if (!layer.adapted) StaticLogits(layer, place, s);
   __syncthreads();
+  if (writes && layer.key_route != nullptr) KeyRoute(layer, place, s);
+  __syncthreads();
   for (int k = threadIdx.x; writes && k < layer.components; k += blockDim.x) {
     s.scores[k] = Score(layer, place.head, k, s.content_route);
   }

@@ -34,6 +34,7 @@ struct MixerLayer {
   const float* score_w0;                                // [G, K]
   const float* conv_weight;                             // [C, conv_width]
   const float *route_q_norm, *route_k_norm, *out_norm;  // [r], [r], [v]
+  const float* key_route;                               // [G, v, r] of FoldedKeyRoute
   const float* slot_bias;                               // [H, K]
   const float* slot_scale;                              // [H]
   const double* forget_beta;                            // [G]

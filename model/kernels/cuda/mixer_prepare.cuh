@@ -67,7 +67,7 @@ __device__ inline void PrepareToken(const MixerLayer& layer, const MixerBatch& b
       s.route_q[i] = ShortConv(layer, place, channel, projected[batch.route_q + channel]);
     }
   }
-  for (int64_t i = threadIdx.x; i < r; i += blockDim.x) {
+  for (int64_t i = threadIdx.x; layer.key_route == nullptr && i < r; i += blockDim.x) {
     const float x = projected[batch.route_k + g * r + i];
     s.route_k[i] = ShortConv(layer, place, route_k_begin + g * r + i, x);
   }

@@ -14,6 +14,7 @@ struct MixerScratch {
   float *query, *key, *value;       // [J, v], [v], [v]; query and key rotated
   float* far_query;                 // [J, v]: as they read the slots; read "adapted"
   float *content, *content_route;   // [M], [r] of the token that is written
+  float* plain_key;                 // [v]: its key as FoldedKeyRoute wants it; route "key"
   float *scores, *step, *log_mass;  // [K]
   float* logits;                    // [J, K]; read "static"
   float* parts;                     // [warps, heads, v + 2]: sums, then top, then weight
@@ -36,6 +37,7 @@ struct MixerScratch {
     take(value, v);
     take(content, 2 * v);
     take(content_route, r);
+    take(plain_key, layer.key_route == nullptr ? 0 : v);
     take(scores, slots);
     take(step, slots);
     take(log_mass, slots);

@@ -14,36 +14,66 @@
 
 namespace gma::cuda {
 
-// Content, route and log-decay of the token that is written now: this one, or with a window the one
-// that leaves it, whose place this one takes. False: none leaves.
+// s.plain_key <- one pair of the rotated key that is written now, turned back by this position.
+__device__ inline void TurnBack(const MixerLayer& layer, const MixerBatch& batch,
+                                const Place& place, const MixerScratch& s, int64_t c, float low,
+                                float high) {
+  if (layer.key_route == nullptr) return;
+  const int64_t half = layer.head_dim / 2;
+  const float cosine = batch.rope_cos[place.token * half + c];
+  const float sine = batch.rope_sin[place.token * half + c];
+  s.plain_key[c] = low * cosine + high * sine;
+  s.plain_key[c + half] = high * cosine - low * sine;
+}
+
+// s.content_route <- of s.plain_key (key_route.h).
+__device__ inline void KeyRoute(const MixerLayer& layer, const Place& place,
+                                const MixerScratch& s) {
+  const int64_t v = layer.head_dim, r = layer.routing_dim;
+  const float* rows = layer.key_route + place.head * v * r;
+  for (int64_t m = threadIdx.x; m < r; m += blockDim.x) {
+    float sum = 0;
+    for (int64_t i = 0; i < v; ++i) sum += s.plain_key[i] * rows[i * r + m];
+    s.content_route[m] = sum;
+  }
+}
+
+// Content, route (with route "key" only what KeyRoute needs) and log-decay of the token that is
+// written now: this one, or with a window the one that leaves it, whose place this one takes.
+// False: none leaves.
 __device__ inline bool ChooseContent(const MixerLayer& layer, const MixerBatch& batch,
                                      const Place& place, const MixerScratch& s, float& log_decay) {
   const int64_t v = layer.head_dim, half = v / 2, r = layer.routing_dim, g = place.head;
+  const bool own_route = layer.key_route == nullptr;
   const float own_decay =
       layer.forget_head ? batch.log_decay[place.token * layer.memory_heads + g] : 0.0f;
   if (layer.window == 0) {
     for (int64_t i = threadIdx.x; i < v; i += blockDim.x) s.content[i] = s.value[i];
     for (int64_t c = threadIdx.x; layer.adapted && c < half; c += blockDim.x) {
       TurnForSlots(batch, place, half, c, s.key[c], s.key[c + half], s.content + v);
+      TurnBack(layer, batch, place, s, c, s.key[c], s.key[c + half]);
     }
-    for (int64_t i = threadIdx.x; i < r; i += blockDim.x) s.content_route[i] = s.route_k[i];
+    for (int64_t i = threadIdx.x; own_route && i < r; i += blockDim.x) {
+      s.content_route[i] = s.route_k[i];
+    }
     log_decay = own_decay;
     return true;
   }
   const int64_t entry = place.position % layer.window * layer.memory_heads + g;
   float* key = place.Block<float>(layer.window_key) + entry * v;
   float* value = place.Block<float>(layer.window_value) + entry * v;
-  float* route = place.Block<float>(layer.window_route) + entry * r;
+  float* route = own_route ? place.Block<float>(layer.window_route) + entry * r : nullptr;
   for (int64_t i = threadIdx.x; i < v; i += blockDim.x) {
     s.content[i] = value[i];
     value[i] = s.value[i];
   }
   for (int64_t c = threadIdx.x; c < half; c += blockDim.x) {
     TurnForSlots(batch, place, half, c, key[c], key[c + half], s.content + v);
+    TurnBack(layer, batch, place, s, c, key[c], key[c + half]);
     key[c] = s.key[c];
     key[c + half] = s.key[c + half];
   }
-  for (int64_t i = threadIdx.x; i < r; i += blockDim.x) {
+  for (int64_t i = threadIdx.x; own_route && i < r; i += blockDim.x) {
     s.content_route[i] = route[i];
     route[i] = s.route_k[i];
   }

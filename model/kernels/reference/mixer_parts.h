@@ -16,7 +16,7 @@ namespace gma::reference {
 // convolution, norm and rotation.
 struct HeadToken {
   std::vector<double> route_q;          // [J, r], empty with read "adapted"
-  std::vector<double> route_k;          // [r]
+  std::vector<double> route_k;          // [r]; with key_route empty
   std::vector<double> value;            // [v]
   std::vector<double> q;                // [J, v], rotated; empty in a layer without q and k
   std::vector<double> k;                // [v], rotated; likewise
@@ -39,6 +39,11 @@ void RmsNorm(const float* gain, double eps, int32_t count, double* x);
 
 // Rotates the pairs (x_i, x_{i + v/2}).
 void Rotate(const RopeAngles& angles, double* x);
+
+// The routing vector [r] of the token at `position` from its rotated key [v]: key_route times the
+// key before rotation.
+std::vector<double> KeyRoute(const MixerConstants& constants, int32_t memory_head,
+                             const double* key, int64_t position);
 
 // score_k(x) of the mixture of `memory_head`, [K] (docs/MATH.md 2.1).
 std::vector<double> Scores(const MixerConstants& constants, int32_t memory_head, const double* x);

@@ -34,11 +34,15 @@ void MixerHeadStep(const MixerConstants& constants, const MixerInput& input,
     AdvanceWindow(constants, state, input.position, memory_head, token);
   } else {
     std::vector<double> content = token.value;
+    const std::vector<double> route =
+        constants.key_route == nullptr
+            ? token.route_k
+            : KeyRoute(constants, memory_head, token.k.data(), input.position);
     if (constants.adapted) {
       content.insert(content.end(), token.k.begin(), token.k.end());
       if (token.slot_turn) Rotate(*token.slot_turn, content.data() + constants.head_dim);
     }
-    WriteToken(constants, state, memory_head, content, token.route_k.data(), token.log_decay);
+    WriteToken(constants, state, memory_head, content, route.data(), token.log_decay);
   }
   std::vector<double> o = Read(constants, state, input.position, memory_head, token);
   const int32_t share = constants.heads / constants.memory_heads;

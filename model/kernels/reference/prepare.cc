@@ -32,6 +32,18 @@ void Rotate(const RopeAngles& angles, double* x) {
   }
 }
 
+std::vector<double> KeyRoute(const MixerConstants& constants, int32_t memory_head,
+                             const double* key, int64_t position) {
+  const int64_t v = constants.head_dim, r = constants.routing_dim;
+  std::vector<double> plain(key, key + v), route(r);
+  Rotate(RopeAngles(-position, constants.rope_theta, constants.head_dim), plain.data());
+  for (int64_t m = 0; m < r; ++m) {
+    const float* row = constants.key_route + (memory_head * r + m) * v;
+    for (int64_t i = 0; i < v; ++i) route[m] += row[i] * plain[i];
+  }
+  return route;
+}
+
 void RmsNorm(const float* gain, double eps, int32_t count, double* x) {
   double square = 0;
   for (int32_t i = 0; i < count; ++i) square += x[i] * x[i];
@@ -80,7 +92,9 @@ HeadToken PrepareToken(const MixerConstants& constants, const MixerInput& input,
   if (!constants.adapted) {
     token.route_q = convolve(input.route_q, route_q_begin, route_q_begin, share * r);
   }
-  token.route_k = convolve(input.route_k, route_k_begin, memory_head * r, r);
+  if (constants.key_route == nullptr) {
+    token.route_k = convolve(input.route_k, route_k_begin, memory_head * r, r);
+  }
   token.value = convolve(input.value, value_begin, memory_head * v, v);
   if (constants.conv_width > 0) {
     for (double& x : token.value) x /= 1.0 + std::exp(-x);  // SiLU

@@ -36,7 +36,8 @@ void AdvanceWindow(const MixerConstants& constants, const MixerState& state, int
       (position % constants.window) * constants.memory_heads + memory_head;  // of [w, G]
   float* key = state.window_key + entry * constants.head_dim;
   float* value = state.window_value + entry * constants.head_dim;
-  float* route = state.window_route + entry * constants.routing_dim;
+  const bool own_route = constants.key_route == nullptr;
+  float* route = own_route ? state.window_route + entry * constants.routing_dim : nullptr;
   float* decay = constants.forget_head ? state.window_log_decay + entry : nullptr;
   if (position >= constants.window) {  // the entry still holds token position - window
     std::vector<double> content(value, value + constants.head_dim);
@@ -44,13 +45,19 @@ void AdvanceWindow(const MixerConstants& constants, const MixerState& state, int
       content.insert(content.end(), key, key + constants.head_dim);
       if (token.slot_turn) Rotate(*token.slot_turn, content.data() + constants.head_dim);
     }
-    const std::vector<double> route_k(route, route + constants.routing_dim);
+    std::vector<double> route_k;
+    if (own_route) {
+      route_k.assign(route, route + constants.routing_dim);
+    } else {
+      const std::vector<double> old_key(key, key + constants.head_dim);
+      route_k = KeyRoute(constants, memory_head, old_key.data(), position - constants.window);
+    }
     WriteToken(constants, state, memory_head, content, route_k.data(),
                decay == nullptr ? 0.0 : *decay);
   }
   std::copy(token.k.begin(), token.k.end(), key);
   std::copy(token.value.begin(), token.value.end(), value);
-  std::copy(token.route_k.begin(), token.route_k.end(), route);
+  if (own_route) std::copy(token.route_k.begin(), token.route_k.end(), route);
   if (decay != nullptr) *decay = static_cast<float>(token.log_decay);
 }
 

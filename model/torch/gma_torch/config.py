@@ -16,6 +16,7 @@ from typing import Any
 MODEL_TYPE = "gma"
 DTYPES = ("float32", "bfloat16")
 READS = ("static", "adapted")
+ROUTES = ("projected", "key")
 FORGETS = ("none", "head", "write")
 VAR_PARAMS = ("bounded", "softplus")
 
@@ -31,6 +32,8 @@ class LayerOptions:
     Attributes:
         window: tokens that are read exactly, in one softmax with the slots; 0 = off.
         read: "static" (mixture responsibilities) or "adapted" (mean of the slot's rotated keys).
+        route: where the routing vector of a write comes from: "projected" (route_k_proj), or "key"
+            (`route` times the key before rotation; read "adapted", no short_conv, no route_norm).
         short_conv: width of the depthwise causal convolution; 0 = off.
         forget: "none", "head" (a gate per memory head and token) or "write" (tied to writes).
         route_norm: RMSNorm with gain on the routing vectors.
@@ -41,6 +44,7 @@ class LayerOptions:
 
     window: int = 0
     read: str = "static"
+    route: str = "projected"
     short_conv: int = 0
     forget: str = "none"
     route_norm: bool = False
@@ -54,7 +58,7 @@ class LayerOptions:
         return self.window > 0 or self.read == "adapted"
 
 
-_CHOICES = {"read": READS, "forget": FORGETS, "var_param": VAR_PARAMS}
+_CHOICES = {"read": READS, "route": ROUTES, "forget": FORGETS, "var_param": VAR_PARAMS}
 OPTION_NAMES = tuple(f.name for f in fields(LayerOptions))
 
 
@@ -140,6 +144,13 @@ class GmaConfig:
                     f"gma.{name} = {getattr(options, name)!r} (layer {index}), "
                     f"must be one of {choices}"
                 )
+        if options.route == "key" and (
+            options.read != "adapted" or options.short_conv or options.route_norm
+        ):
+            raise ConfigError(
+                f"gma.route = 'key' (layer {index}), must be 'projected' with short_conv, with "
+                "route_norm or without read 'adapted'"
+            )
         for name in ("route_norm", "out_norm", "out_gate"):
             if not isinstance(getattr(options, name), bool):
                 raise ConfigError(

@@ -48,8 +48,12 @@ def _init_mixer(mixer: GmaMixer, width: int, generator: torch.Generator) -> None
     r, groups = mixer.routing_dim, mixer.groups
     mixer.component_mean.normal_(generator=generator)
     mixer.component_omega.fill_(omega_of_variance(math.sqrt(r) / 2, r, mixer.options.var_param))
+    if not mixer.has_route_k:  # keys have the variance of _STD^2 * width numbers
+        scale = 1 / (_STD * math.sqrt(width * mixer.head_dim))
+        mixer.route.normal_(0.0, scale, generator=generator)
     rows = torch.randn(groups, 1, r, width, generator=generator) / math.sqrt(width)
-    mixer.route_k_proj.weight.copy_(rows.reshape(groups * r, width))
+    if mixer.has_route_k:
+        mixer.route_k_proj.weight.copy_(rows.reshape(groups * r, width))
     if mixer.has_route_q:
         shared = rows.expand(groups, mixer.heads // groups, r, width)
         mixer.route_q_proj.weight.copy_(shared.reshape(mixer.heads * r, width))

@@ -41,7 +41,8 @@ class MixerState:
         memory: [B, G, K, v] value means; [B, G, K, 2v] with the adapted read: values, then keys.
         conv: [B, w - 1, C] last raw projections, oldest first; zeros before the first token.
         window_key, window_value: [B, n, G, v], the n <= w newest tokens, oldest first; rotated.
-        window_route: [B, n, G, r], routing vectors after convolution and norm.
+        window_route: [B, n, G, r], routing vectors after convolution and norm; None with route
+            "key".
         window_log_decay: [B, n, G], only with forget "head".
     """
 
@@ -60,8 +61,9 @@ class _Projected:
 
     route_q [B, T, H, r] or None, route_k [B, T, G, r], value [B, T, G, v], q [B, T, H, v] and
     k [B, T, G, v] rotated or None, log_decay [B, T, G] for forget "head" or None, conv history.
-    slot_turn: cos, sin [T, v/2] that turn queries for the slots, and the keys that are written when
-    these tokens are read (docs/MATH.md 11.1, horizon); None: nothing is turned.
+    position: of the first token. slot_turn: cos, sin [T, v/2] that turn queries for the slots, and
+    the keys that are written when these tokens are read (docs/MATH.md 11.1, horizon); None: nothing
+    is turned.
     """
 
     route_q: Tensor | None
@@ -71,6 +73,7 @@ class _Projected:
     k: Tensor | None
     log_decay: Tensor | None
     conv: Tensor | None
+    position: int
     slot_turn: tuple[Tensor, Tensor] | None
 
 
@@ -89,7 +92,11 @@ class GmaMixer(nn.Module):
         self.has_route_q = options.read == "static"
         if self.has_route_q:
             self.route_q_proj = nn.Linear(width, heads * r, bias=False)
-        self.route_k_proj = nn.Linear(width, groups * r, bias=False)
+        self.has_route_k = options.route == "projected"
+        if self.has_route_k:
+            self.route_k_proj = nn.Linear(width, groups * r, bias=False)
+        else:
+            self.route = nn.Parameter(torch.zeros(groups, r, v))
         self.v_proj = nn.Linear(width, groups * v, bias=False)
         self.o_proj = nn.Linear(heads * v, width, bias=False)
         self.component_mean = nn.Parameter(torch.zeros(groups, self.components, r))
@@ -138,7 +145,8 @@ class GmaMixer(nn.Module):
         if options.window:
             state.window_key = zeros(0, groups, v)
             state.window_value = zeros(0, groups, v)
-            state.window_route = zeros(0, groups, self.routing_dim)
+            if self.has_route_k:
+                state.window_route = zeros(0, groups, self.routing_dim)
             if options.forget == "head":
                 state.window_log_decay = zeros(0, groups)
         return state
@@ -198,22 +206,24 @@ class GmaMixer(nn.Module):
     def _project(self, x: Tensor, history: Tensor | None, position: int) -> _Projected:
         core, options = _core_dtype(x), self.options
         parts = [self.route_q_proj(x)] if self.has_route_q else []
-        parts += [self.route_k_proj(x), self.v_proj(x)]
+        parts += [self.route_k_proj(x)] if self.has_route_k else []
+        parts += [self.v_proj(x)]
         raw = torch.cat(parts, dim=-1).to(core)
         if options.short_conv:
             raw, history = short_convolution(raw, self.conv_weight.to(core), history)
         route_q, route_k, value = raw.split(
             [
                 self.heads * self.routing_dim if self.has_route_q else 0,
-                self.groups * self.routing_dim,
+                self.groups * self.routing_dim if self.has_route_k else 0,
                 self.groups * self.head_dim,
             ],
             dim=-1,
         )
         if options.short_conv:
             value = F.silu(value)
-        route_k = route_k.unflatten(-1, (self.groups, -1))
-        route_k = self.route_k_norm(route_k) if options.route_norm else route_k
+        if self.has_route_k:
+            route_k = route_k.unflatten(-1, (self.groups, -1))
+            route_k = self.route_k_norm(route_k) if options.route_norm else route_k
         if self.has_route_q:
             route_q = route_q.unflatten(-1, (self.heads, -1))
             route_q = self.route_q_norm(route_q) if options.route_norm else route_q
@@ -221,6 +231,7 @@ class GmaMixer(nn.Module):
         if options.joint:
             q = self.q_proj(x).to(core).unflatten(-1, (self.heads, -1))
             k = self.k_proj(x).to(core).unflatten(-1, (self.groups, -1))
+            route_k = route_k if self.has_route_k else self._route_of(k)
             table = rope_table(position, x.shape[1], self.head_dim, self.rope_theta, core, x.device)
             q, k = turn(q, *table), turn(k, *table)
             if self.slot_horizon is not None and position + x.shape[1] > self.slot_horizon:
@@ -238,8 +249,24 @@ class GmaMixer(nn.Module):
             k=k,
             log_decay=log_decay,
             conv=history,
+            position=position,
             slot_turn=slot_turn,
         )
+
+    def _route_of(self, key: Tensor) -> Tensor:
+        """Routing vectors [B, T, G, r] of keys [B, T, G, v] before rotation: route "key"."""
+        return torch.einsum("btgv,grv->btgr", key, self.route.to(key.dtype))
+
+    def _window_route(self, state: MixerState, position: int) -> Tensor:
+        """Routing vectors [B, n, G, r] of the window's tokens, which end before `position`."""
+        if self.has_route_k:
+            return state.window_route
+        key = state.window_key
+        first = position - key.shape[1]
+        cos, sin = rope_table(
+            first, key.shape[1], self.head_dim, self.rope_theta, key.dtype, key.device
+        )
+        return self._route_of(turn(key, cos, -sin))
 
     def _finish(self, out: Tensor, x: Tensor) -> Tensor:
         """out [B, T, H, v], x [B, T, d] -> [B, T, d]."""
@@ -294,7 +321,8 @@ class GmaMixer(nn.Module):
         if options.window:
             kept = joint.ring_k.shape[1]
             after.window_key, after.window_value = joint.ring_k, joint.ring_v
-            after.window_route = _newest(state.window_route, projected.route_k, kept)
+            if self.has_route_k:
+                after.window_route = _newest(state.window_route, projected.route_k, kept)
             if options.forget == "head":
                 after.window_log_decay = _newest(state.window_log_decay, projected.log_decay, kept)
         return out, after
@@ -306,7 +334,8 @@ class GmaMixer(nn.Module):
             none = projected.k.new_zeros(*empty.shape[:3], self.components)
             decay = self._decay(None if projected.log_decay is None else empty[..., 0], none)
             return JointState(state.mass, state.memory, empty, empty, none, decay)
-        resp = write_responsibilities(self.write_scores(state.window_route))
+        routes = self._window_route(state, projected.position)
+        resp = write_responsibilities(self.write_scores(routes))
         decay = self._decay(state.window_log_decay, resp)
         return JointState(
             state.mass, state.memory, state.window_key, state.window_value, resp, decay
@@ -331,7 +360,7 @@ class GmaMixer(nn.Module):
             state = self._write(
                 state,
                 projected,
-                state.window_route[:, :1],
+                self._window_route(state, projected.position)[:, :1],
                 state.window_value[:, :1],
                 state.window_key[:, :1],
                 None if state.window_log_decay is None else state.window_log_decay[:, :1],
@@ -339,7 +368,8 @@ class GmaMixer(nn.Module):
         kept = min(window, state.window_key.shape[1] + 1)
         state.window_key = _newest(state.window_key, projected.k, kept)
         state.window_value = _newest(state.window_value, projected.value, kept)
-        state.window_route = _newest(state.window_route, projected.route_k, kept)
+        if self.has_route_k:
+            state.window_route = _newest(state.window_route, projected.route_k, kept)
         if state.window_log_decay is not None:
             state.window_log_decay = _newest(state.window_log_decay, projected.log_decay, kept)
         return self._read_joint(projected, state), state

@@ -46,6 +46,8 @@ def _draw(
         return 0.5 * noise
     if kind == "slot_scale":
         return 1.0 + 0.3 * noise
+    if kind == "route":
+        return noise / value.shape[2] ** 0.5
     if kind == "conv_weight":
         noise = 0.3 * noise
         noise[:, -1] += 1.0

@@ -70,6 +70,8 @@ def test_unknown_keys_are_ignored_outside_gma_and_refused_inside():
         ({"gma": []}, r"gma = \[\], must be an object"),
         ({"gma": {"window": -1}}, r"gma\.window = -1"),
         ({"gma": {"window": [1, 2]}}, r"gma\.window lists 2 values, must be 3"),
+        ({"gma": {"route": "key"}}, r"gma\.route = 'key' \(layer 0\), must be 'projected' with"),
+        ({"gma": {"route": "value", "read": "adapted"}}, r"gma\.route = 'value'"),
         ({"gma": {"short_conv": 1}}, r"gma\.short_conv = 1"),
         ({"gma": {"read": "raw"}}, r"gma\.read = 'raw'"),
         ({"gma": {"forget": ["none", "slot", "none"]}}, r"gma\.forget = 'slot' \(layer 1\)"),

@@ -37,6 +37,8 @@ OPTIONS = [
     {"out_gate": True},
     {"var_param": "softplus"},
     {"window": 9, "read": "adapted", "short_conv": 3, "route_norm": True},
+    {"read": "adapted", "route": "key", "forget": "write"},
+    {"window": 9, "read": "adapted", "route": "key", "forget": "head"},
     PRESETS["from_scratch"],
     PRESETS["converted"] | {"window": 16},
 ]

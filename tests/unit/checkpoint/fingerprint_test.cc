@@ -50,6 +50,7 @@ TEST(CanonicalConfig, EveryMeaningMatters) {
       R"(, "gma": {"window": [0, 4]})",
       R"(, "gma": {"short_conv": 4})",
       R"(, "gma": {"read": "adapted"})",
+      R"(, "gma": {"read": "adapted", "route": "key"})",
       R"(, "gma": {"forget": "head"})",
       R"(, "gma": {"forget": "write"})",
       R"(, "gma": {"var_param": "softplus"})",

@@ -197,6 +197,8 @@ TEST(ModelConfig, RefusesOptionsOutOfRangeNamingKeyAndLimit) {
       {"window", Json::array(), "must be 2"},
       {"window", {16, {16, 16}}, "[0, 65536]"},
       {"read", {"static", "linear"}, "\"static\" \"adapted\""},
+      {"route", "value", "\"projected\" \"key\""},
+      {"route", "key", "without read \"adapted\""},
   };
   for (const Refusal& refusal : refusals) {
     EXPECT_THAT(
@@ -204,6 +206,19 @@ TEST(ModelConfig, RefusesOptionsOutOfRangeNamingKeyAndLimit) {
         StatusIs(absl::StatusCode::kInvalidArgument,
                  AllOf(HasSubstr(std::string("gma.") + refusal.key), HasSubstr(refusal.limit))))
         << refusal.key << " = " << refusal.value;
+  }
+}
+
+TEST(ModelConfig, RoutesFromKeysWantReadAdaptedAlone) {
+  const Json adapted = {{"read", "adapted"}, {"route", {"projected", "key"}}};
+  GMA_ASSERT_OK_AND_ASSIGN(ModelConfig config, ParseWithOptions(adapted));
+  EXPECT_TRUE(config.layers[0].has_route_k());
+  EXPECT_FALSE(config.layers[1].has_route_k());
+  for (const Json& more : {Json{{"short_conv", 4}}, Json{{"route_norm", true}}}) {
+    Json options = adapted;
+    options.update(more);
+    EXPECT_THAT(ParseWithOptions(options),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("gma.route")));
   }
 }
 

@@ -2,6 +2,7 @@
 #ifndef GMA_TESTS_UNIT_KERNELS_TEST_MIXER_H_
 #define GMA_TESTS_UNIT_KERNELS_TEST_MIXER_H_
 
+#include <cmath>
 #include <cstdint>
 #include <random>
 #include <vector>
@@ -64,6 +65,9 @@ class TestMixer {
     slot_scale_ = random.Floats(H, 1);
     if (w > 0 || constants.adapted) constants.slot_bias = slot_bias_.data();
     if (constants.adapted) constants.slot_scale = slot_scale_.data();
+    key_route_ = random.Floats(G * r * v);
+    for (float& number : key_route_) number /= std::sqrt(static_cast<float>(v));
+    if (route_from_key) constants.key_route = key_route_.data();
     forget_beta_.assign(G, 0.3);
     constants.forget_beta = forget_beta_.data();
 
@@ -77,7 +81,7 @@ class TestMixer {
     conv_.assign(constants.conv_width > 0 ? (constants.conv_width - 1) * channels : 0, 0);
     window_key_.assign(w * G * v, 0);
     window_value_.assign(w * G * v, 0);
-    window_route_.assign(w * G * r, 0);
+    window_route_.assign(route_from_key ? 0 : w * G * r, 0);
     window_log_decay_.assign(w * G, 0);
     state = {
         mass.data(),          memory.data(),           compensated ? compensation.data() : nullptr,
@@ -97,7 +101,7 @@ class TestMixer {
     const bool has_qk = constants.window > 0 || constants.adapted;
     return {.position = position,
             .route_q = constants.adapted ? nullptr : token.route_q.data(),
-            .route_k = token.route_k.data(),
+            .route_k = route_from_key ? nullptr : token.route_k.data(),
             .value = token.value.data(),
             .q = has_qk ? token.q.data() : nullptr,
             .k = has_qk ? token.k.data() : nullptr,
@@ -133,14 +137,14 @@ class TestMixer {
 
   RandomNumbers random;
   MixerConstants constants{};
-  bool gated = false;
+  bool gated = false, route_from_key = false;
   int64_t position = 0;
   MixerState state{};
   std::vector<double> mass;
   std::vector<float> memory, compensation;
 
  private:
-  std::vector<float> mean_, prior_, slot_bias_, slot_scale_, conv_weight_;
+  std::vector<float> mean_, prior_, slot_bias_, slot_scale_, conv_weight_, key_route_;
   std::vector<double> variance_, w2_, w1_, w0_, forget_beta_;
   std::vector<float> conv_, window_key_, window_value_, window_route_, window_log_decay_;
 };

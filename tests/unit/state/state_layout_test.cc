@@ -90,6 +90,16 @@ TEST(StateLayout, OptionsAddTheirBlocks) {
   EXPECT_TRUE(layout.compensated());
 }
 
+TEST(StateLayout, RoutesFromKeysAreNotKept) {
+  MixerOptions options = {.window = 32, .read = ReadMode::kAdapted};
+  ModelConfig config = MediumConfig({options});
+  GMA_ASSERT_OK_AND_ASSIGN(const StateLayout kept, StateLayout::Create(config, false));
+  config.layers[0].route = RouteMode::kKey;
+  GMA_ASSERT_OK_AND_ASSIGN(const StateLayout layout, StateLayout::Create(config, false));
+  EXPECT_EQ(layout.layers().front().window_route, kAbsent);
+  EXPECT_EQ(kept.row_bytes() - layout.row_bytes(), size_t{32} * 12 * 16 * 4);
+}
+
 TEST(StateLayout, DecayRingNeedsAWindowAndAHeadGate) {
   const MixerOptions cases[] = {
       {.forget = ForgetMode::kHead}, {.window = 8, .forget = ForgetMode::kWrite}, {.window = 8}};

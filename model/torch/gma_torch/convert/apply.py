@@ -1,10 +1,9 @@
 """Base + delta -> model directory; and the delta itself.
 
-The delta holds, for every layer N, the tensors `model.layers.N.mixer.X` of the model directory that
-are new (component_mean, component_omega, prior_logits, slot_bias, slot_scale, forget_beta) and
-`route` [G, r, v], which times k_proj is route_k_proj: nine times smaller that way. It may hold
-low-rank updates of q_proj, k_proj, v_proj and o_proj: X.adapter_a [rank, in], X.adapter_b
-[out, rank], whose product is added to the base's matrix. `model.layers.N.balance.X` are
+The delta holds, for every layer N, the tensors `model.layers.N.mixer.X` of the model directory
+that are new: component_mean, component_omega, prior_logits, slot_bias, slot_scale, forget_beta and
+route. It may hold low-rank updates of q_proj, k_proj, v_proj and o_proj: X.adapter_a [rank, in],
+X.adapter_b [out, rank], whose product is added to the base's matrix. `model.layers.N.balance.X` are
 exponents of scales that leave the model as it is (balance.py). Everything else is the base's.
 """
 
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
     from gma_torch.convert.mixer import TransferMixer
     from gma_torch.llama import LlamaConfig
 
+FORMAT = "1"  # of a delta
 # Raise it when the same inputs give another directory.
-FORMAT = "1"
+_DIRECTORY = "2"
 STAMP = "conversion.json"
 _WEIGHTS = "model.safetensors"
 
@@ -119,7 +119,9 @@ def _gma_config(base: LlamaConfig, ids: dict[str, int], delta: dict[str, Tensor]
         bos_token_id=ids["bos_token_id"],
         eos_token_id=ids["eos_token_id"],
         torch_dtype="float32",
-    ).with_options(window=json.loads(metadata["window"]), read="adapted", forget="write")
+    ).with_options(
+        window=json.loads(metadata["window"]), read="adapted", route="key", forget="write"
+    )
 
 
 def _merged(base: dict[str, Tensor], delta: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,21 +129,13 @@ def _merged(base: dict[str, Tensor], delta: dict[str, Tensor]) -> dict[str, Tens
     from gma_torch.convert.balance import balanced
 
     out = {name.replace(".self_attn.", ".mixer."): value for name, value in base.items()}
-    for name, value in delta.items():  # before the routes, which are folded with k_proj
+    for name, value in delta.items():
         if name.endswith(".adapter_a"):
             stem = name.removesuffix(".adapter_a")
             update = delta[f"{stem}.adapter_b"].double() @ value.double()
             out[f"{stem}.weight"] = (out[f"{stem}.weight"].double() + update).float()
-    for name, value in delta.items():
-        if name.endswith((".adapter_a", ".adapter_b")) or ".balance." in name:
-            continue
-        if not name.endswith(".mixer.route"):
+        elif not name.endswith(".adapter_b") and ".balance." not in name:
             out[name] = value
-            continue
-        groups, routing, width = value.shape
-        keys = out[name.removesuffix("route") + "k_proj.weight"].view(groups, width, -1)
-        folded = (value.double() @ keys.double()).float()
-        out[name.removesuffix("route") + "route_k_proj.weight"] = folded.flatten(0, 1)
     balanced(out, {name: value for name, value in delta.items() if ".balance." in name})
     return {name: value.contiguous() for name, value in sorted(out.items())}
 
@@ -207,7 +201,7 @@ def inputs_of(
         from gma_torch.convert.source import open_base
 
         of = open_base(base).fingerprint()
-    return {"format": FORMAT, "base": of, "delta": sha256(delta)}
+    return {"format": _DIRECTORY, "base": of, "delta": sha256(delta)}
 
 
 def is_current(folder: Path, inputs: dict[str, str]) -> bool:

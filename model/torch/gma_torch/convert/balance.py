@@ -74,7 +74,7 @@ def balanced(weights: dict[str, Tensor], exponents: dict[str, Tensor]) -> None:
             weights[f"{of}.{name}.weight"] = weights[f"{of}.{name}.weight"] * factor
 
         multiply("input_layernorm", 1 / scale["attention"])
-        for name in ("q_proj", "k_proj", "v_proj", "route_k_proj"):
+        for name in ("q_proj", "k_proj", "v_proj"):
             multiply(f"mixer.{name}", scale["attention"])
         multiply("mixer.v_proj", 1 / scale["value"].unsqueeze(1))
         width = _head_width(weights, of)

@@ -1,7 +1,7 @@
 """The trainable part of one converted layer, and its k-means++ start (docs/MATH.md 11.1).
 
 Shapes: G memory heads, J query heads for each (H = G J), K components, r routing width, v head
-width. Routing vectors are x = W k with k not rotated; W is folded into route_k_proj at the end.
+width. Routing vectors are x = W k with k not rotated; W is `route` of the model directory.
 """
 
 from __future__ import annotations

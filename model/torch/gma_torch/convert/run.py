@@ -98,7 +98,7 @@ def train(
 def window_rows(config: LlamaConfig, recipe: Recipe, megabytes: float) -> int:
     """Tokens that the windows of all layers may hold together in a state of `megabytes`."""
     slots = recipe.components * (4 * 2 * config.head_dim + 8)
-    row = 4 * (2 * config.head_dim + recipe.routing_dim)
+    row = 4 * 2 * config.head_dim
     return int((1e6 * megabytes / config.num_kv_heads - config.num_layers * slots) // row)
 
 

@@ -24,6 +24,7 @@ struct MixerCase {
   bool adapted = false, forget_head = false, forget_write = false;
   bool route_norm = false, out_norm = false, gated = false, compensated = false;
   int64_t slot_horizon = 0;
+  bool route_from_key = false;
 };
 
 // A TestMixer with the options of `options`, and tokens for it.
@@ -44,6 +45,7 @@ class CaseMixer {
     constants.forget_write = options.forget_write;
     constants.slot_horizon = options.slot_horizon;
     mixer.gated = options.gated;
+    mixer.route_from_key = options.route_from_key;
     norm_ = mixer.random.Floats(3 * 256, 1);
     if (options.route_norm) {
       constants.route_q_norm = norm_.data();
@@ -92,7 +94,7 @@ class CaseMixer {
     if (c.conv_width > 0) add(mixer.state.conv, (c.conv_width - 1) * channels);
     add(mixer.state.window_key, w * G * v);
     add(mixer.state.window_value, w * G * v);
-    add(mixer.state.window_route, w * G * c.routing_dim);
+    add(mixer.state.window_route, mixer.route_from_key ? 0 : w * G * c.routing_dim);
     add(mixer.state.window_log_decay, w * G);
     return numbers;
   }
@@ -113,7 +115,7 @@ class CaseMixer {
         return column;
       };
       packed.tokens.route_q = add(!c.adapted, tokens[t].route_q);
-      packed.tokens.route_k = add(true, tokens[t].route_k);
+      packed.tokens.route_k = add(!mixer.route_from_key, tokens[t].route_k);
       packed.tokens.value = add(true, tokens[t].value);
       packed.tokens.q = add(has_qk_, tokens[t].q);
       packed.tokens.k = add(has_qk_, tokens[t].k);

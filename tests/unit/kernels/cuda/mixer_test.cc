@@ -51,7 +51,8 @@ class DeviceRows {
     place_.conv = block(c.conv_width > 1 ? (c.conv_width - 1) * channels * sizeof(float) : 0);
     place_.window_key = block(window * groups * v * sizeof(float));
     place_.window_value = block(window * groups * v * sizeof(float));
-    place_.window_route = block(window * groups * r * sizeof(float));
+    place_.window_route =
+        c.key_route == nullptr ? block(window * groups * r * sizeof(float)) : MixerLayer::kAbsent;
     place_.window_log_decay = block(window * groups * sizeof(float));
     row_bytes_ = at;
     pool_.assign(row_bytes_ * static_cast<size_t>(rows_), 0);
@@ -183,7 +184,7 @@ TEST_P(CudaMixerTest, AgreesWithTheReference) {
   if (c.conv_width > 0) add(place.conv, (c.conv_width - 1) * channels);
   add(place.window_key, window * groups * v);
   add(place.window_value, window * groups * v);
-  add(place.window_route, window * groups * r);
+  if (c.key_route == nullptr) add(place.window_route, window * groups * r);
   add(place.window_log_decay, window * groups);
   EXPECT_LT(Distance(state, expected.StateNumbers()), 1e-5);
 }
