@@ -209,6 +209,8 @@ def test_without_network_the_command_says_so(
 def test_the_repositorys_recipe_is_valid() -> None:
     recipe = Recipe.load(REPOSITORY / "deploy/models/default/recipe.json")
     assert recipe.tokens() >= 300_000
+    recipe = Recipe.load(REPOSITORY / "deploy/models/default/facts.json")
+    assert len(recipe.final_windows()) == 30 and recipe.end_to_end.answers > 0
     recipe = Recipe.load(REPOSITORY / "model/torch/recipes/default_end_to_end.json")
     assert len(recipe.windows(30)) == 30 and recipe.end_to_end.tokens() > 400_000
     with pytest.raises(TypeError):
