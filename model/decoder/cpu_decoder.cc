@@ -123,7 +123,6 @@ class CpuDecoder final : public CompiledDecoder {
   std::vector<double> frequencies_;  // [v / 2] of RoPE
   Activations x_, normed_, projected_, mixed_, hidden_;
   std::vector<float> rope_cos_, rope_sin_;  // [T, v / 2]
-  std::vector<float> slot_cos_, slot_sin_;  // likewise, of slot_horizon; empty without
   std::vector<float> log_decay_;            // [T, G]
   size_t scratch_bytes_;                    // of each thread
   uint8_t* scratch_;
@@ -159,10 +158,6 @@ CpuDecoder::CpuDecoder(const ModelDir& model, const DecoderOptions& options, Sta
   const size_t tokens = static_cast<size_t>(options.max_step_tokens);
   rope_cos_.resize(tokens * frequencies_.size());
   rope_sin_.resize(tokens * frequencies_.size());
-  if (config_.slot_horizon > 0) {
-    slot_cos_.resize(rope_cos_.size());
-    slot_sin_.resize(rope_sin_.size());
-  }
   log_decay_.resize(tokens * static_cast<size_t>(config_.num_memory_heads));
 }
 
@@ -194,11 +189,6 @@ void CpuDecoder::RotationAngles() {
         const double angle = static_cast<double>(row.position + i) * frequencies_[j];
         rope_cos_[first + j] = static_cast<float>(std::cos(angle));
         rope_sin_[first + j] = static_cast<float>(std::sin(angle));
-        if (slot_cos_.empty()) continue;
-        const int64_t past = std::max<int64_t>(row.position + i - config_.slot_horizon, 0);
-        const double back = -static_cast<double>(past) * frequencies_[j];
-        slot_cos_[first + j] = static_cast<float>(std::cos(back));
-        slot_sin_[first + j] = static_cast<float>(std::sin(back));
       }
     }
   }
@@ -308,8 +298,6 @@ void CpuDecoder::MixPiece(int32_t n, const MixSchedule::Piece& piece, uint8_t* s
                   .log_decay = log_decay,
                   .rope_cos = rope_cos_.data() + angles,
                   .rope_sin = rope_sin_.data() + angles,
-                  .slot_cos = slot_cos_.empty() ? nullptr : slot_cos_.data() + angles,
-                  .slot_sin = slot_cos_.empty() ? nullptr : slot_sin_.data() + angles,
                   .out = mixed_.row(first),
                   .out_stride = mixed_.stride},
                  StateOfLayer(row.state, layout_.layers()[n]), piece.head, scratch);

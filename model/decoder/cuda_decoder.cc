@@ -82,12 +82,6 @@ class CudaDecoder final : public CompiledDecoder {
   absl::Status Launch(const cuda::StepRows& rows, int64_t picked);
   absl::Status LaunchGraph(const cuda::StepRows& rows);
   absl::Status Embed();
-  absl::Status Angles(const cuda::StepRows& rows, int64_t horizon, DeviceArray<float>& cosines,
-                      DeviceArray<float>& sines) {
-    return Launched(cuda::RunRotationAngles(rows, horizon, frequencies_.data(),
-                                            config_.head_dim / 2, cosines.data(), sines.data(),
-                                            stream_));
-  }
   absl::Status RunLayer(const CudaLayerWeights<T>& layer, const cuda::StepRows& rows);
   absl::Status Mix(const CudaLayerWeights<T>& layer, const cuda::StepRows& rows);
   absl::Status ReadLogits(absl::Span<float> logits);
@@ -118,7 +112,6 @@ class CudaDecoder final : public CompiledDecoder {
   BatchIndices indices_;
   DeviceArray<double> frequencies_;                     // [v / 2] of RoPE
   DeviceArray<float> rope_cos_, rope_sin_;              // [T, v / 2]
-  DeviceArray<float> slot_cos_, slot_sin_;              // likewise, of slot_horizon, or empty
   DeviceArray<float> x_, projected_, mixed_, gate_up_;  // [T, d], [T, columns], [T, H v], [T, 2 f]
   DeviceArray<float> log_decay_;                        // [T, G]
   DeviceArray<T> normed_, rounded_, hidden_;            // [T, d], [T, H v], [T, f]
@@ -158,10 +151,6 @@ absl::Status CudaDecoder<T>::Allocate(const DecoderOptions& options) {
   GMA_ASSIGN_OR_RETURN(frequencies_, DeviceArray<double>::Copy(frequencies));
   GMA_ASSIGN_OR_RETURN(rope_cos_, DeviceArray<float>::Create(t * half));
   GMA_ASSIGN_OR_RETURN(rope_sin_, DeviceArray<float>::Create(t * half));
-  if (config_.slot_horizon > 0) {
-    GMA_ASSIGN_OR_RETURN(slot_cos_, DeviceArray<float>::Create(t * half));
-    GMA_ASSIGN_OR_RETURN(slot_sin_, DeviceArray<float>::Create(t * half));
-  }
   GMA_ASSIGN_OR_RETURN(x_, DeviceArray<float>::Create(t * d));
   GMA_ASSIGN_OR_RETURN(projected_, DeviceArray<float>::Create(t * static_cast<size_t>(columns)));
   GMA_ASSIGN_OR_RETURN(mixed_, DeviceArray<float>::Create(t * width));
@@ -215,8 +204,6 @@ absl::Status CudaDecoder<T>::Mix(const CudaLayerWeights<T>& layer, const cuda::S
       .log_decay = log_decay_.data(),
       .rope_cos = rope_cos_.data(),
       .rope_sin = rope_sin_.data(),
-      .slot_cos = slot_cos_.data(),
-      .slot_sin = slot_sin_.data(),
       .out = mixed_.data(),
       .out_stride = int64_t{config_.num_attention_heads} * config_.head_dim};
   return Launched(cuda::RunMixer(layer.mixer->layer(), batch, stream_));
@@ -248,10 +235,9 @@ absl::Status CudaDecoder<T>::RunLayer(const CudaLayerWeights<T>& layer,
 template <typename T>
 absl::Status CudaDecoder<T>::Launch(const cuda::StepRows& rows, int64_t picked) {
   GMA_RETURN_IF_ERROR(Embed());
-  GMA_RETURN_IF_ERROR(Angles(rows, 0, rope_cos_, rope_sin_));
-  if (config_.slot_horizon > 0) {
-    GMA_RETURN_IF_ERROR(Angles(rows, config_.slot_horizon, slot_cos_, slot_sin_));
-  }
+  GMA_RETURN_IF_ERROR(
+      Launched(cuda::RunRotationAngles(rows, frequencies_.data(), config_.head_dim / 2,
+                                       rope_cos_.data(), rope_sin_.data(), stream_)));
   for (const CudaLayerWeights<T>& layer : weights_.layers) {
     GMA_RETURN_IF_ERROR(RunLayer(layer, rows));
   }

@@ -82,6 +82,7 @@ cuda::MixerLayer PlaceOf(const LayerLayout& layout) {
   place.window_key = layout.window_key;
   place.window_value = layout.window_value;
   place.window_route = layout.window_route;
+  place.slot_position = layout.slot_position;
   place.window_log_decay = layout.window_log_decay;
   return place;
 }

@@ -107,6 +107,7 @@ float LayerMixer::LogDecay(int32_t memory_head, float forget) const {
 
 MixerState StateOfLayer(uint8_t* row, const LayerLayout& layout) {
   return {.mass = BlockAt<double>(row, layout.mass),
+          .slot_position = BlockAt<double>(row, layout.slot_position),
           .memory = BlockAt<float>(row, layout.memory),
           .compensation = BlockAt<float>(row, layout.compensation),
           .conv = BlockAt<float>(row, layout.conv),

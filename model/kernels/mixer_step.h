@@ -1,15 +1,19 @@
 // One token through the recurrent part of one layer's mixer, for one state row: everything between
 // the projections and o_proj (docs/MATH.md 5.2, 11, 11.1, 17).
 //
-// Order: short convolution (SiLU on the value) -> route_norm -> rotate q and k (RoPE, half-split,
-// angles in float64) -> write responsibilities and log-decay -> write (with a window: the token
-// that leaves it) -> read -> out_norm -> out_gate.
+// Order: slots that are too old move (slot_horizon) -> short convolution (SiLU on the value) ->
+// route_norm -> rotate q and k (RoPE, half-split, angles in float64) -> write responsibilities and
+// log-decay -> write (with a window: the token that leaves it) -> read -> out_norm -> out_gate.
 #ifndef GMA_MODEL_KERNELS_MIXER_STEP_H_
 #define GMA_MODEL_KERNELS_MIXER_STEP_H_
 
 #include <cstdint>
 
 namespace gma {
+
+// With slot_horizon L, before a token whose position is a multiple of this, the keys of slots whose
+// mean position is more than L behind it are turned by as many positions.
+inline constexpr int64_t kHorizonStep = 64;
 
 // Constants of one layer, made once at load. H query heads, G memory heads, K components, r routing
 // width, v head width; C = conv channels. Null pointers where the options leave a tensor out.
@@ -20,8 +24,7 @@ struct MixerConstants {
   bool adapted;        // read "adapted"
   bool forget_head, forget_write;
   double norm_eps, rope_theta;
-  int64_t slot_horizon;  // L, 0: off; read "adapted". At position t, with s = max(0, t - L), the
-                         // query that reads the slots and the key that is written are turned by -s
+  int64_t slot_horizon;  // L, 0: off; read "adapted" (docs/MATH.md 11.1)
   // Gauge-centred score matrix (MATH.md 2.1, 2.2): score_k(x) = sum_m w2[m,k] x_m^2 + w1[m,k] x_m
   // + w0[k], in float64.
   const double* score_w2;     // [G, r, K]
@@ -41,6 +44,7 @@ struct MixerConstants {
 // Pointers into one state row (model/state/state_layout.h) for one layer.
 struct MixerState {
   double* mass;             // [G, K]
+  double* slot_position;    // [G, K] or null: mean position of a slot's tokens; slot_horizon
   float* memory;            // [G, K, M], M = v or 2v (adapted)
   float* compensation;      // [G, K, M] or null: Kahan terms of the means
   float* conv;              // [conv_width - 1, C]

@@ -31,6 +31,7 @@ std::vector<Segment> SegmentsOf(const StateLayout& layout) {
   };
   for (const LayerLayout& layer : layout.layers()) {  // in the order of state_layout.h
     add(layer.mass, Kept::kExact);
+    add(layer.slot_position, Kept::kExact);
     add(layer.memory, Kept::kRounded);
     add(layer.compensation, Kept::kDropped);
     add(layer.conv, Kept::kRounded);

@@ -54,6 +54,9 @@ LayerLayout AddLayer(const ModelConfig& config, const MixerOptions& options, boo
   layer.memory_dim = options.adapted() ? 2 * config.head_dim : config.head_dim;
   const auto M = static_cast<uint64_t>(layer.memory_dim);
   layer.mass = row.Add({G, K, sizeof(double)});
+  if (config.slot_horizon > 0 && options.adapted()) {
+    layer.slot_position = row.Add({G, K, sizeof(double)});
+  }
   layer.memory = row.Add({G, K, M, sizeof(float)});
   if (compensated) layer.compensation = row.Add({G, K, M, sizeof(float)});
   layer.conv_channels = 0;

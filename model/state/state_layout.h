@@ -4,6 +4,8 @@
 //   int64 position                                    tokens fed so far, at offset 0
 //   for each layer, blocks aligned to 64 bytes:
 //     mass              float64 [G, K]
+//     slot_position     float64 [G, K]                mean position of a slot's tokens; only with
+//                                                     slot_horizon and read "adapted"
 //     memory            float32 [G, K, M]             running means; M = v, or 2v with read
 //                                                     "adapted": values, then rotated keys
 //     compensation      float32 [G, K, M]             only if compensated
@@ -35,6 +37,7 @@ inline constexpr uint32_t kStateLayoutVersion = 1;
 struct LayerLayout {
   static constexpr size_t kAbsent = static_cast<size_t>(-1);
   size_t mass, memory;
+  size_t slot_position = kAbsent;
   size_t compensation = kAbsent;
   size_t conv = kAbsent;
   size_t window_key = kAbsent, window_value = kAbsent, window_route = kAbsent;

@@ -99,6 +99,9 @@ double GoldenCase::StateError(absl::Span<const uint8_t> row, const StateLayout& 
       compare(n, block, Unroll(row.data(), offset, entries, width, count));
     };
     compare(n, "mass", Numbers<double>(row.data(), at.mass, G * K));
+    if (at.slot_position != LayerLayout::kAbsent) {
+      compare(n, "slot_position", Numbers<double>(row.data(), at.slot_position, G * K));
+    }
     compare(n, "memory", Numbers<float>(row.data(), at.memory, G * K * at.memory_dim));
     ring("conv", at.conv, history, at.conv_channels);
     ring("window_key", at.window_key, w, G * v);

@@ -6,6 +6,7 @@ recurrent form of gma_torch over TOKENS tokens of one sequence:
     tokens     I64 [512]         positions  I64 [P]        logits  F64 [P, vocab]
     and after all tokens, for each layer N:
     state.N.mass F64 [G, K]      state.N.memory F64 [G, K, M], M = v or 2v (values, then keys)
+    with slot_horizon state.N.slot_position F64 [G, K]
     state.N.conv F64 [w - 1, C]  raw projections, oldest first
     state.N.window_key, state.N.window_value F64 [w, G, v], state.N.window_route F64 [w, G, r],
     state.N.window_log_decay F64 [w, G]                        oldest first

@@ -21,13 +21,18 @@ struct TokenView {
   RowUpdate value_update, key_update;
 };
 
-// The slots take a token: masses now, means in the passes. `route` [r].
-void Write(const MixerPlan& plan, const MixerState& state, size_t g, const float* route,
-           float log_decay, const MixerScratch& scratch) {
+// The slots take the token of `position`: masses now, means in the passes. `route` [r].
+void Write(const MixerPlan& plan, const MixerState& state, int64_t position, size_t g,
+           const float* route, float log_decay, const MixerScratch& scratch) {
   Scores(plan, g, route, scratch.resp);
   WriteResponsibilities(plan.slots, scratch.resp);
   WriteMass(plan, g, log_decay, scratch.resp, scratch.mass, scratch.step);
   std::memcpy(state.mass + g * plan.components, scratch.mass, plan.components * sizeof(double));
+  if (state.slot_position == nullptr) return;
+  double* at = state.slot_position + g * plan.components;
+  for (size_t k = 0; k < plan.components; ++k) {
+    at[k] += static_cast<double>(scratch.step[k]) * (static_cast<double>(position) - at[k]);
+  }
 }
 
 // The token takes its place in the window; what stood there goes to old_* of `scratch`, its
@@ -63,18 +68,17 @@ TokenView Advance(const MixerPlan& plan, const MixerTokens& tokens, int64_t toke
                         : 0.0f;
   std::memcpy(scratch.mass, state.mass + g * plan.components, plan.components * sizeof(double));
   std::memset(scratch.mass + plan.components, 0, (plan.slots - plan.components) * sizeof(double));
-  const float *route = scratch.route_k, *value = scratch.value;
-  float* key = scratch.key;
+  const float *route = scratch.route_k, *value = scratch.value, *key = scratch.key;
   if (window > 0) {
     log_decay = AdvanceWindow(plan, state, position, g, log_decay, scratch);
     route = scratch.old_route, value = scratch.old_value, key = scratch.old_key;
   }
   const bool writes = position >= window;
   if (writes && plan.key_route) {
-    KeyRoute(plan, tokens, token, g, key, scratch.far_key, scratch.old_route);
+    KeyRoute(plan, tokens, token, g, key, scratch.plain_key, scratch.old_route);
     route = scratch.old_route;
   }
-  if (writes) Write(plan, state, g, route, log_decay, scratch);
+  if (writes) Write(plan, state, position - window, g, route, log_decay, scratch);
   const bool any = LogMass(plan.slots, scratch.mass, scratch.log_mass);
 
   const size_t begin = g * plan.components * plan.memory_dim;
@@ -84,8 +88,7 @@ TokenView Advance(const MixerPlan& plan, const MixerTokens& tokens, int64_t toke
   // Without any mass there is nothing to update nor to read.
   view.slots = {state.memory + begin, plan.memory_dim, any ? plan.components : 0};
   view.value_update = {step, value, rest};
-  view.key_update = {step, ForSlots(plan, tokens, token, key, 1, scratch.far_key),
-                     rest == nullptr ? nullptr : rest + plan.width};
+  view.key_update = {step, key, rest == nullptr ? nullptr : rest + plan.width};
   if (window > 0) {
     const size_t near = static_cast<size_t>(std::min(position + 1, window));
     const size_t stride = plan.memory_heads * plan.width;
@@ -153,13 +156,13 @@ void Weigh(const MixerPlan& plan, size_t g, size_t j, const TokenView& view,
 // One token: what the header says, in its order.
 void RunToken(const MixerPlan& plan, const MixerTokens& tokens, int64_t token,
               const MixerState& state, size_t g, const MixerScratch& scratch) {
+  MoveOldSlots(plan, state, tokens.position + token, g);
   PrepareToken(plan, tokens, token, state, g, scratch);
   TokenView view = Advance(plan, tokens, token, state, g, scratch);
   const size_t v = plan.width, share = plan.share;
   const size_t logits_stride = plan.slots + plan.window_padded;
   const size_t groups = (share + kMaxGroup - 1) / kMaxGroup;
   const RowUpdate no_update = {nullptr, scratch.key, nullptr};
-  float* far_query = ForSlots(plan, tokens, token, scratch.query, share, scratch.far_query);
   for (size_t i = 0; i < groups; ++i) {
     const size_t j = share * i / groups;
     const HeadRows query = {scratch.query + j * plan.width_padded, plan.width_padded,
@@ -167,8 +170,7 @@ void RunToken(const MixerPlan& plan, const MixerTokens& tokens, int64_t token,
     float* dots = scratch.logits + j * logits_stride;
     if (plan.adapted) {
       const Rows keys = {view.slots.base + v, view.slots.stride, view.slots.count};
-      const HeadRows far = {far_query + j * plan.width_padded, query.stride, query.heads};
-      DotGroup(keys, i == 0 ? view.key_update : no_update, v, far, scratch.partial, dots,
+      DotGroup(keys, i == 0 ? view.key_update : no_update, v, query, scratch.partial, dots,
                logits_stride);
     }
     DotGroup(view.near_keys, no_update, v, query, scratch.partial, dots + plan.slots,

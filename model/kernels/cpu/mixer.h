@@ -31,8 +31,6 @@ struct MixerTokens {
   const float* log_decay;    // [count, G] or null: forget "head"; <= 0
   const float *rope_cos,
       *rope_sin;  // [count, v/2] of each token's position; unused without q and k
-  const float *slot_cos,
-      *slot_sin;  // [count, v/2] of the turn by slot_horizon (mixer_step.h), or null; "adapted"
   float* out;     // token i's [H, v] starts at out + i * out_stride
   int64_t out_stride;
 };

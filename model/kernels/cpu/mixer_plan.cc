@@ -87,6 +87,7 @@ MixerPlan::MixerPlan(const MixerConstants& constants)
       forget_write(constants.forget_write),
       norm_eps(static_cast<float>(constants.norm_eps)),
       near_scale(static_cast<float>(1.0 / std::sqrt(static_cast<double>(width)))),
+      slot_horizon(constants.slot_horizon),
       slot_bias(PaddedRows(constants.slot_bias, heads, components)),
       route_q_norm(PaddedRows(constants.route_q_norm, 1, routing)),
       route_k_norm(PaddedRows(constants.route_k_norm, 1, routing)),
@@ -110,6 +111,13 @@ MixerPlan::MixerPlan(const MixerConstants& constants)
           static_cast<float>(constants.slot_scale[h] / std::sqrt(static_cast<double>(width))));
     }
   }
+  for (size_t i = 0; slot_horizon > 0 && i < width / 2; ++i) {
+    const double angle =
+        static_cast<double>(kHorizonStep) *
+        std::pow(constants.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(width));
+    step_cos.push_back(std::cos(angle));
+    step_sin.push_back(std::sin(angle));
+  }
   if (forget_write) {
     forget_beta.assign(constants.forget_beta, constants.forget_beta + memory_heads);
   }
@@ -125,8 +133,7 @@ MixerScratch::MixerScratch(const MixerPlan& plan, uint8_t* memory) {
   old_route = pieces.Take<float>(plan.routing_padded);
   old_key = pieces.Take<float>(plan.width_padded);
   old_value = pieces.Take<float>(plan.width_padded);
-  far_query = pieces.Take<float>(plan.adapted ? plan.share * plan.width_padded : 0);
-  far_key = pieces.Take<float>(plan.adapted ? plan.width_padded : 0);
+  plain_key = pieces.Take<float>(plan.key_route ? plan.width_padded : 0);
   vector_bytes = pieces.used();
   mass = pieces.Take<double>(plan.slots);
   resp = pieces.Take<float>(plan.slots);

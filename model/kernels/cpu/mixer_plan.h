@@ -26,6 +26,7 @@ struct MixerPlan {
   size_t conv_width, conv_channels;
   bool adapted, forget_head, forget_write;
   float norm_eps, near_scale;  // near_scale: 1 / sqrt(v)
+  int64_t slot_horizon;        // L, 0: off
 
   // Scores: score [G, slots / 16, r, 2, 16] holds w2 and w1, score0 [G, slots] w0 and -inf behind
   // it.
@@ -37,6 +38,7 @@ struct MixerPlan {
   hwy::AlignedFreeUniquePtr<float[]> key_route;                   // [G, v, r padded] or null
   std::vector<float> slot_scale;                                  // [H] / sqrt(v); read "adapted"
   std::vector<double> forget_beta;                                // [G]; forget "write"
+  std::vector<double> step_cos, step_sin;                         // [v/2] of kHorizonStep
 };
 
 struct Mixer::Plan : MixerPlan {
@@ -52,14 +54,14 @@ struct MixerScratch {
   float *route_q, *route_k;                // [share, r], [r]
   float *query, *key, *value;              // [share, v], [v], [v]; query and key rotated
   float *old_route, *old_key, *old_value;  // [r], [v], [v]
-  float *far_query, *far_key;              // [share, v], [v], turned for the slots; "adapted"
+  float* plain_key;                        // [v]: KeyRoute's
   double* mass;                            // [slots]
   float *resp, *step, *log_mass;           // [slots]
   float* logits;                           // [share, slots + window], then weights
   float* weight_sum;                       // [share]
   float* partial;                          // [4, 16, 16]: vectors whose lanes are still to be added
   float* out;                              // [share, v]
-  size_t vector_bytes;                     // from route_q to the end of far_key
+  size_t vector_bytes;                     // from route_q to the end of plain_key
   size_t bytes;                            // of everything
 };
 

@@ -66,16 +66,32 @@ HWY_INLINE void ShortConv(const MixerPlan& plan, const MixerState& state, int64_
               count * sizeof(float));
 }
 
-// `count` vectors of the token turned for the slots, or themselves where nothing is turned.
-HWY_INLINE float* ForSlots(const MixerPlan& plan, const MixerTokens& tokens, int64_t token,
-                           float* x, size_t count, float* turned) {
-  if (!plan.adapted || tokens.slot_cos == nullptr) return x;
-  const int64_t first = token * static_cast<int64_t>(plan.width / 2);
-  for (size_t j = 0; j < count; ++j) {
-    Rotate(x + j * plan.width_padded, tokens.slot_cos + first, tokens.slot_sin + first, plan.width,
-           turned + j * plan.width_padded);
+// slot_horizon: turns the keys of slots that are too old (mixer_step.h, kHorizonStep).
+HWY_INLINE void MoveOldSlots(const MixerPlan& plan, const MixerState& state, int64_t position,
+                             size_t g) {
+  if (state.slot_position == nullptr || position % kHorizonStep != 0) return;
+  const size_t half = plan.width / 2;
+  for (size_t k = 0; k < plan.components; ++k) {
+    const size_t slot = g * plan.components + k;
+    double& at = state.slot_position[slot];
+    const double age = static_cast<double>(position) - at;
+    if (state.mass[slot] == 0 || age <= static_cast<double>(plan.slot_horizon)) continue;
+    at += static_cast<double>(kHorizonStep);
+    const size_t begin = slot * plan.memory_dim + plan.width;
+    float* key = state.memory + begin;
+    float* rest = state.compensation == nullptr ? nullptr : state.compensation + begin;
+    const auto keep = [&](size_t i, double exact) HWY_ATTR {
+      key[i] = static_cast<float>(exact);
+      if (rest != nullptr) rest[i] = static_cast<float>(exact - key[i]);
+    };
+    for (size_t i = 0; i < half; ++i) {
+      const double low = rest == nullptr ? key[i] : static_cast<double>(key[i]) + rest[i];
+      const double high =
+          rest == nullptr ? key[i + half] : static_cast<double>(key[i + half]) + rest[i + half];
+      keep(i, low * plan.step_cos[i] - high * plan.step_sin[i]);
+      keep(i + half, high * plan.step_cos[i] + low * plan.step_sin[i]);
+    }
   }
-  return turned;
 }
 
 // route [r] <- of the rotated key that is written when `token` is read (key_route.h). turned: [v],

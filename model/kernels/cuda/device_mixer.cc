@@ -1,5 +1,6 @@
 #include "model/kernels/cuda/device_mixer.h"
 
+#include <cmath>
 #include <cstddef>
 
 #include "base/status_macros.h"
@@ -40,6 +41,7 @@ absl::StatusOr<DeviceMixer> DeviceMixer::Create(const MixerConstants& constants,
   layer.forget_head = c.forget_head;
   layer.forget_write = c.forget_write;
   layer.norm_eps = static_cast<float>(c.norm_eps);
+  layer.slot_horizon = c.adapted ? c.slot_horizon : 0;
   const size_t heads = c.heads, groups = c.memory_heads, slots = c.components;
   const size_t r = c.routing_dim, v = c.head_dim;
   const size_t channels = (c.adapted ? 0 : heads * r) + groups * (r + v);
@@ -60,6 +62,15 @@ absl::StatusOr<DeviceMixer> DeviceMixer::Create(const MixerConstants& constants,
       keep(folded.empty() ? nullptr : folded.data(), folded.size(), layer.key_route));
   GMA_RETURN_IF_ERROR(keep(c.slot_bias, heads * slots, layer.slot_bias));
   GMA_RETURN_IF_ERROR(keep(c.slot_scale, heads, layer.slot_scale));
+  std::vector<double> step_cos, step_sin;
+  for (size_t i = 0; i < v / 2; ++i) {
+    const double angle = static_cast<double>(kHorizonStep) *
+                         std::pow(c.rope_theta, -2.0 * static_cast<double>(i) / c.head_dim);
+    step_cos.push_back(std::cos(angle));
+    step_sin.push_back(std::sin(angle));
+  }
+  GMA_RETURN_IF_ERROR(mixer.Keep(step_cos.data(), v / 2, mixer.doubles_, layer.step_cos));
+  GMA_RETURN_IF_ERROR(mixer.Keep(step_sin.data(), v / 2, mixer.doubles_, layer.step_sin));
   GMA_RETURN_IF_ERROR(mixer.Keep(c.forget_beta, groups, mixer.doubles_, layer.forget_beta));
   return mixer;
 }

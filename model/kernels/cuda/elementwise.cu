@@ -60,14 +60,12 @@ __device__ inline int64_t* PositionOf(const StepRows& rows, int row) {
   return reinterpret_cast<int64_t*>(rows.pool + rows.state_row[row] * rows.row_bytes);
 }
 
-__global__ void RotationAnglesKernel(StepRows rows, int64_t horizon, const double* frequency,
-                                     int32_t half, float* cosines, float* sines) {
+__global__ void RotationAnglesKernel(StepRows rows, const double* frequency, int32_t half,
+                                     float* cosines, float* sines) {
   const int row = blockIdx.x;
   const int64_t position = *PositionOf(rows, row);
   for (int64_t i = threadIdx.x; i < int64_t{rows.count[row]} * half; i += blockDim.x) {
-    int64_t turns = position + i / half;
-    if (horizon > 0) turns = min(horizon - turns, int64_t{0});
-    const double angle = static_cast<double>(turns) * frequency[i % half];
+    const double angle = static_cast<double>(position + i / half) * frequency[i % half];
     const int64_t at = int64_t{rows.first[row]} * half + i;
     cosines[at] = static_cast<float>(cos(angle));
     sines[at] = static_cast<float>(sin(angle));
@@ -137,11 +135,10 @@ cudaError_t RunRound(const float* x, int64_t tokens, int32_t width, T* out, cuda
   return cudaLaunchKernelEx(&config, RoundKernel<T>, x, width, out);
 }
 
-cudaError_t RunRotationAngles(const StepRows& rows, int64_t horizon, const double* frequency,
-                              int32_t half, float* cosines, float* sines, cudaStream_t stream) {
+cudaError_t RunRotationAngles(const StepRows& rows, const double* frequency, int32_t half,
+                              float* cosines, float* sines, cudaStream_t stream) {
   const cudaLaunchConfig_t config = Config(dim3(static_cast<unsigned>(rows.rows)), 0, stream);
-  return cudaLaunchKernelEx(&config, RotationAnglesKernel, rows, horizon, frequency, half, cosines,
-                            sines);
+  return cudaLaunchKernelEx(&config, RotationAnglesKernel, rows, frequency, half, cosines, sines);
 }
 
 cudaError_t RunAdvance(const StepRows& rows, cudaStream_t stream) {

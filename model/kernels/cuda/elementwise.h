@@ -45,10 +45,9 @@ struct StepRows {
 };
 
 // cos and sin [tokens, half] of position * frequency[i], in float64 because positions have no
-// bound; with a `horizon` (mixer_step.h, slot_horizon; 0: none) of -max(0, position - horizon) in
-// place of position. frequency: [half], theta^(-2 i / v).
-cudaError_t RunRotationAngles(const StepRows& rows, int64_t horizon, const double* frequency,
-                              int32_t half, float* cosines, float* sines, cudaStream_t stream);
+// bound. frequency: [half], theta^(-2 i / v).
+cudaError_t RunRotationAngles(const StepRows& rows, const double* frequency, int32_t half,
+                              float* cosines, float* sines, cudaStream_t stream);
 
 // Adds each row's count to its position: the last kernel of a step.
 cudaError_t RunAdvance(const StepRows& rows, cudaStream_t stream);

@@ -18,6 +18,7 @@ template <int kHeads, int kLanes>
 __device__ void TakeToken(const MixerLayer& layer, const MixerBatch& batch, const Place& place,
                           const MixerScratch& s) {
   const int share = layer.heads / layer.memory_heads;
+  MoveOldSlots(layer, place);
   PrepareToken(layer, batch, place, s);
   __syncthreads();
   NormRoutes(layer, s);
@@ -38,9 +39,8 @@ __device__ void TakeToken(const MixerLayer& layer, const MixerBatch& batch, cons
     HeadReads<kHeads, kLanes> reads;
     reads.first = first;
     reads.count = min(kHeads, share - first);
-    if (layer.adapted) reads.LoadQueries(s.far_query, layer.head_dim);
+    if (layer.adapted || layer.window > 0) reads.LoadQueries(s.query, layer.head_dim);
     reads.Slots(layer, place, s, writes && first == 0);
-    if (layer.window > 0) reads.LoadQueries(s.query, layer.head_dim);
     reads.Window(layer, place);
     MergeReads(layer, reads, s);
     FinishHeads(layer, batch, place, s, first, reads.count);

@@ -30,6 +30,8 @@ struct MixerLayer {
   int32_t conv_width, conv_channels;  // 0: off
   bool adapted, forget_head, forget_write;
   float norm_eps;
+  int64_t slot_horizon;                                 // L, 0: off
+  const double *step_cos, *step_sin;                    // [v / 2] of kHorizonStep
   const float *score_w2, *score_w1;                     // [G, r, K]
   const float* score_w0;                                // [G, K]
   const float* conv_weight;                             // [C, conv_width]
@@ -41,7 +43,7 @@ struct MixerLayer {
   // Offsets in bytes from the start of a row (model/state/state_layout.h); kAbsent where the layout
   // has no such block.
   static constexpr size_t kAbsent = static_cast<size_t>(-1);
-  size_t mass, memory, compensation, conv;
+  size_t mass, slot_position, memory, compensation, conv;
   size_t window_key, window_value, window_route, window_log_decay;
 };
 
@@ -61,7 +63,6 @@ struct MixerBatch {
   int64_t route_q, route_k, value, q, k, gate;  // as in cpu::MixerTokens
   const float* log_decay;                       // [T, G]; forget "head"
   const float *rope_cos, *rope_sin;             // [T, v / 2] of each token's position
-  const float *slot_cos, *slot_sin;             // [T, v / 2] of slot_horizon; null: off
   float* out;                                   // token t's [H, v] at out + t * out_stride
   int64_t out_stride;
 };

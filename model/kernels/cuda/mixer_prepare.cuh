@@ -9,6 +9,7 @@
 #include "model/kernels/cuda/mixer.h"
 #include "model/kernels/cuda/mixer_scratch.cuh"
 #include "model/kernels/cuda/warp.cuh"
+#include "model/kernels/mixer_step.h"
 
 namespace gma::cuda {
 
@@ -42,14 +43,37 @@ __device__ inline float ShortConv(const MixerLayer& layer, const Place& place, i
   return sum;
 }
 
-// to[c], to[c + half] <- the pair (low, high) turned for the slots (mixer_step.h, slot_horizon).
-__device__ inline void TurnForSlots(const MixerBatch& batch, const Place& place, int64_t half,
-                                    int64_t c, float low, float high, float* to) {
-  const bool off = batch.slot_cos == nullptr;
-  const float cosine = off ? 1.0f : batch.slot_cos[place.token * half + c];
-  const float sine = off ? 0.0f : batch.slot_sin[place.token * half + c];
-  to[c] = low * cosine - high * sine;
-  to[c + half] = high * cosine + low * sine;
+// slot_horizon: turns the keys of slots that are too old (mixer_step.h, kHorizonStep).
+__device__ inline void MoveOldSlots(const MixerLayer& layer, const Place& place) {
+  if (layer.slot_horizon == 0 || place.position % kHorizonStep != 0) return;
+  const int64_t slots = layer.components, v = layer.head_dim, half = v / 2;
+  const double* masses = place.Block<double>(layer.mass) + place.head * slots;
+  double* positions = place.Block<double>(layer.slot_position) + place.head * slots;
+  const auto old = [&](int64_t k) {
+    const double age = static_cast<double>(place.position) - positions[k];
+    return masses[k] != 0 && age > static_cast<double>(layer.slot_horizon);
+  };
+  const bool compensated = layer.compensation != MixerLayer::kAbsent;
+  for (int64_t i = threadIdx.x; i < slots * half; i += blockDim.x) {
+    const int64_t k = i / half, c = i % half;
+    if (!old(k)) continue;
+    const int64_t begin = (2 * (place.head * slots + k) + 1) * v + c;
+    float* key = place.Block<float>(layer.memory) + begin;
+    float* rest = compensated ? place.Block<float>(layer.compensation) + begin : nullptr;
+    const double low = compensated ? static_cast<double>(key[0]) + rest[0] : key[0];
+    const double high = compensated ? static_cast<double>(key[half]) + rest[half] : key[half];
+    const double turned_low = low * layer.step_cos[c] - high * layer.step_sin[c];
+    const double turned_high = high * layer.step_cos[c] + low * layer.step_sin[c];
+    key[0] = static_cast<float>(turned_low);
+    key[half] = static_cast<float>(turned_high);
+    if (!compensated) continue;
+    rest[0] = static_cast<float>(turned_low - key[0]);
+    rest[half] = static_cast<float>(turned_high - key[half]);
+  }
+  __syncthreads();  // all have looked at the positions
+  for (int64_t k = threadIdx.x; k < slots; k += blockDim.x) {
+    if (old(k)) positions[k] += static_cast<double>(kHorizonStep);
+  }
 }
 
 // Convolution, SiLU on the value, rotation; norms of the routing vectors come after.
@@ -86,9 +110,6 @@ __device__ inline void PrepareToken(const MixerLayer& layer, const MixerBatch& b
     float* to = vector < share ? s.query + vector * v : s.key;
     to[c] = from[c] * cosines[c] - from[c + half] * sines[c];
     to[c + half] = from[c + half] * cosines[c] + from[c] * sines[c];
-    if (layer.adapted && vector < share) {
-      TurnForSlots(batch, place, half, c, to[c], to[c + half], s.far_query + vector * v);
-    }
   }
 }
 

@@ -12,7 +12,6 @@ namespace gma::cuda {
 struct MixerScratch {
   float *route_q, *route_k;         // [J, r], [r] of the token
   float *query, *key, *value;       // [J, v], [v], [v]; query and key rotated
-  float* far_query;                 // [J, v]: as they read the slots; read "adapted"
   float *content, *content_route;   // [M], [r] of the token that is written
   float* plain_key;                 // [v]: its key as FoldedKeyRoute wants it; route "key"
   float *scores, *step, *log_mass;  // [K]
@@ -32,7 +31,6 @@ struct MixerScratch {
     take(route_q, share * r);
     take(route_k, r);
     take(query, share * v);
-    take(far_query, layer.adapted ? share * v : 0);
     take(key, v);
     take(value, v);
     take(content, 2 * v);

@@ -50,7 +50,8 @@ __device__ inline bool ChooseContent(const MixerLayer& layer, const MixerBatch& 
   if (layer.window == 0) {
     for (int64_t i = threadIdx.x; i < v; i += blockDim.x) s.content[i] = s.value[i];
     for (int64_t c = threadIdx.x; layer.adapted && c < half; c += blockDim.x) {
-      TurnForSlots(batch, place, half, c, s.key[c], s.key[c + half], s.content + v);
+      s.content[v + c] = s.key[c];
+      s.content[v + c + half] = s.key[c + half];
       TurnBack(layer, batch, place, s, c, s.key[c], s.key[c + half]);
     }
     for (int64_t i = threadIdx.x; own_route && i < r; i += blockDim.x) {
@@ -68,7 +69,8 @@ __device__ inline bool ChooseContent(const MixerLayer& layer, const MixerBatch& 
     value[i] = s.value[i];
   }
   for (int64_t c = threadIdx.x; c < half; c += blockDim.x) {
-    TurnForSlots(batch, place, half, c, key[c], key[c + half], s.content + v);
+    s.content[v + c] = key[c];
+    s.content[v + c + half] = key[c + half];
     TurnBack(layer, batch, place, s, c, key[c], key[c + half]);
     key[c] = s.key[c];
     key[c + half] = s.key[c + half];
@@ -116,6 +118,10 @@ __device__ inline void UpdateMasses(const MixerLayer& layer, const Place& place,
                                     const MixerScratch& s, bool writes, float log_decay) {
   const int slots = layer.components;
   double* masses = place.Block<double>(layer.mass) + static_cast<int64_t>(place.head) * slots;
+  double* positions = layer.slot_horizon == 0 ? nullptr
+                                              : place.Block<double>(layer.slot_position) +
+                                                    static_cast<int64_t>(place.head) * slots;
+  const double written = static_cast<double>(place.position - layer.window);
   const Softmax softmax(s.scores, writes ? slots : 0);
   for (int k = threadIdx.x; k < slots; k += blockDim.x) {
     double mass = masses[k];
@@ -126,7 +132,10 @@ __device__ inline void UpdateMasses(const MixerLayer& layer, const Place& place,
       const double decay = layer.forget_write ? -layer.forget_beta[place.head] * resp : log_decay;
       mass = exp(decay) * mass + resp;
       masses[k] = mass;
-      if (resp != 0) step = static_cast<float>(resp / mass);
+      if (resp != 0) {
+        step = static_cast<float>(resp / mass);
+        if (positions != nullptr) positions[k] += resp / mass * (written - positions[k]);
+      }
     }
     s.step[k] = step;
     s.log_mass[k] = mass == 0 ? -INFINITY : static_cast<float>(log(mass));

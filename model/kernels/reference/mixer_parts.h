@@ -4,7 +4,6 @@
 #define GMA_MODEL_KERNELS_REFERENCE_MIXER_PARTS_H_
 
 #include <cstdint>
-#include <optional>
 #include <vector>
 
 #include "model/kernels/mixer_step.h"
@@ -15,15 +14,17 @@ namespace gma::reference {
 // What one token brings to memory head g and to the J = H / G query heads that read it, after
 // convolution, norm and rotation.
 struct HeadToken {
-  std::vector<double> route_q;          // [J, r], empty with read "adapted"
-  std::vector<double> route_k;          // [r]; with key_route empty
-  std::vector<double> value;            // [v]
-  std::vector<double> q;                // [J, v], rotated; empty in a layer without q and k
-  std::vector<double> k;                // [v], rotated; likewise
-  std::vector<double> far_q;            // [J, v]: q as it reads the slots; likewise
-  std::optional<RopeAngles> slot_turn;  // of the key that is written now: slot_horizon
-  double log_decay;                     // forget "head", else 0
+  std::vector<double> route_q;  // [J, r], empty with read "adapted"
+  std::vector<double> route_k;  // [r]; with key_route empty
+  std::vector<double> value;    // [v]
+  std::vector<double> q;        // [J, v], rotated; empty in a layer without q and k
+  std::vector<double> k;        // [v], rotated; likewise
+  double log_decay;             // forget "head", else 0
 };
+
+// slot_horizon, before the token at `position`: turns the keys of old slots (kHorizonStep).
+void MoveOldSlots(const MixerConstants& constants, const MixerState& state, int64_t position,
+                  int32_t memory_head);
 
 // Convolution (its ring moves on by one token), SiLU on the value, route_norm, rotation.
 HeadToken PrepareToken(const MixerConstants& constants, const MixerInput& input,
@@ -56,10 +57,11 @@ std::vector<double> LogResponsibilities(const std::vector<double>& scores);
 
 // The slots of `memory_head` take a token (docs/MATH.md 5.2, "Gates in the mean form"):
 //   mass_k <- exp(la_k) mass_k + r_k;  mean_k <- mean_k + (r_k / mass_k) (content - mean_k).
-// content: [M] (value, then rotated key with read "adapted"); route_k [r]; log_decay as in
-// HeadToken (forget "write" makes its own from r_k).
-void WriteToken(const MixerConstants& constants, const MixerState& state, int32_t memory_head,
-                const std::vector<double>& content, const double* route_k, double log_decay);
+// content: [M] (value, then rotated key with read "adapted") of the token at `position`; route_k
+// [r]; log_decay as in HeadToken (forget "write" makes its own from r_k).
+void WriteToken(const MixerConstants& constants, const MixerState& state, int64_t position,
+                int32_t memory_head, const std::vector<double>& content, const double* route_k,
+                double log_decay);
 
 // With a window: writes the token that leaves it, if there is one, and puts `token` in its place.
 void AdvanceWindow(const MixerConstants& constants, const MixerState& state, int64_t position,

@@ -29,6 +29,7 @@ void FinishHead(const MixerConstants& constants, const MixerInput& input, int32_
 void MixerHeadStep(const MixerConstants& constants, const MixerInput& input,
                    const MixerState& state, const RopeAngles* angles, int32_t memory_head,
                    float* out) {
+  MoveOldSlots(constants, state, input.position, memory_head);
   const HeadToken token = PrepareToken(constants, input, state, angles, memory_head);
   if (constants.window > 0) {
     AdvanceWindow(constants, state, input.position, memory_head, token);
@@ -38,11 +39,9 @@ void MixerHeadStep(const MixerConstants& constants, const MixerInput& input,
         constants.key_route == nullptr
             ? token.route_k
             : KeyRoute(constants, memory_head, token.k.data(), input.position);
-    if (constants.adapted) {
-      content.insert(content.end(), token.k.begin(), token.k.end());
-      if (token.slot_turn) Rotate(*token.slot_turn, content.data() + constants.head_dim);
-    }
-    WriteToken(constants, state, memory_head, content, route.data(), token.log_decay);
+    if (constants.adapted) content.insert(content.end(), token.k.begin(), token.k.end());
+    WriteToken(constants, state, input.position, memory_head, content, route.data(),
+               token.log_decay);
   }
   std::vector<double> o = Read(constants, state, input.position, memory_head, token);
   const int32_t share = constants.heads / constants.memory_heads;

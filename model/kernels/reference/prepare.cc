@@ -112,12 +112,6 @@ HeadToken PrepareToken(const MixerConstants& constants, const MixerInput& input,
     token.k = Slice(input.k, memory_head * v, v);
     for (int32_t j = 0; j < share; ++j) Rotate(*angles, token.q.data() + j * v);
     Rotate(*angles, token.k.data());
-    token.far_q = token.q;
-  }
-  const int64_t past = input.position - constants.slot_horizon;
-  if (constants.adapted && constants.slot_horizon > 0 && past > 0) {
-    token.slot_turn.emplace(-past, constants.rope_theta, v);
-    for (int32_t j = 0; j < share; ++j) Rotate(*token.slot_turn, token.far_q.data() + j * v);
   }
   token.log_decay = constants.forget_head ? input.log_decay[memory_head] : 0.0;
   return token;

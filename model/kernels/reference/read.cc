@@ -33,7 +33,7 @@ std::vector<double> SlotLogits(const MixerConstants& constants, const MixerState
     const double scale = constants.slot_scale[head] / std::sqrt(static_cast<double>(v));
     for (int64_t k = 0; k < components; ++k) {
       const float* mean_key = state.memory + (memory_head * components + k) * 2 * v + v;
-      logits[k] = scale * Dot(token.far_q.data() + j * v, mean_key, v);
+      logits[k] = scale * Dot(token.q.data() + j * v, mean_key, v);
     }
   } else {
     // Beside a window the gauge matters: log-responsibilities, not raw scores (docs/MATH.md 11.1).

@@ -6,8 +6,34 @@
 
 namespace gma::reference {
 
-void WriteToken(const MixerConstants& constants, const MixerState& state, int32_t memory_head,
-                const std::vector<double>& content, const double* route_k, double log_decay) {
+void MoveOldSlots(const MixerConstants& constants, const MixerState& state, int64_t position,
+                  int32_t memory_head) {
+  if (state.slot_position == nullptr || position % kHorizonStep != 0) return;
+  const int64_t components = constants.components, v = constants.head_dim;
+  const RopeAngles angles(kHorizonStep, constants.rope_theta, constants.head_dim);
+  std::vector<double> exact(v);
+  for (int64_t k = 0; k < components; ++k) {
+    const int64_t slot = memory_head * components + k;
+    double& at = state.slot_position[slot];
+    const double age = static_cast<double>(position) - at;
+    if (state.mass[slot] == 0 || age <= static_cast<double>(constants.slot_horizon)) continue;
+    at += kHorizonStep;
+    float* key = state.memory + (2 * slot + 1) * v;
+    float* rest = state.compensation == nullptr ? nullptr : state.compensation + (2 * slot + 1) * v;
+    for (int64_t i = 0; i < v; ++i) {
+      exact[i] = rest == nullptr ? key[i] : static_cast<double>(key[i]) + rest[i];
+    }
+    Rotate(angles, exact.data());
+    for (int64_t i = 0; i < v; ++i) {
+      key[i] = static_cast<float>(exact[i]);
+      if (rest != nullptr) rest[i] = static_cast<float>(exact[i] - key[i]);
+    }
+  }
+}
+
+void WriteToken(const MixerConstants& constants, const MixerState& state, int64_t position,
+                int32_t memory_head, const std::vector<double>& content, const double* route_k,
+                double log_decay) {
   const int64_t components = constants.components;
   const int64_t width = static_cast<int64_t>(content.size());
   const std::vector<double> resp = WriteResponsibilities(Scores(constants, memory_head, route_k));
@@ -18,6 +44,10 @@ void WriteToken(const MixerConstants& constants, const MixerState& state, int32_
     mass = std::exp(log_decay) * mass + resp[k];
     if (resp[k] == 0) continue;
     const double step = resp[k] / mass;
+    if (state.slot_position != nullptr) {
+      double& at = state.slot_position[slot];
+      at += step * (static_cast<double>(position) - at);
+    }
     float* mean = state.memory + slot * width;
     float* rest = state.compensation == nullptr ? nullptr : state.compensation + slot * width;
     for (int64_t i = 0; i < width; ++i) {
@@ -41,10 +71,7 @@ void AdvanceWindow(const MixerConstants& constants, const MixerState& state, int
   float* decay = constants.forget_head ? state.window_log_decay + entry : nullptr;
   if (position >= constants.window) {  // the entry still holds token position - window
     std::vector<double> content(value, value + constants.head_dim);
-    if (constants.adapted) {
-      content.insert(content.end(), key, key + constants.head_dim);
-      if (token.slot_turn) Rotate(*token.slot_turn, content.data() + constants.head_dim);
-    }
+    if (constants.adapted) content.insert(content.end(), key, key + constants.head_dim);
     std::vector<double> route_k;
     if (own_route) {
       route_k.assign(route, route + constants.routing_dim);
@@ -52,7 +79,7 @@ void AdvanceWindow(const MixerConstants& constants, const MixerState& state, int
       const std::vector<double> old_key(key, key + constants.head_dim);
       route_k = KeyRoute(constants, memory_head, old_key.data(), position - constants.window);
     }
-    WriteToken(constants, state, memory_head, content, route_k.data(),
+    WriteToken(constants, state, position - constants.window, memory_head, content, route_k.data(),
                decay == nullptr ? 0.0 : *decay);
   }
   std::copy(token.k.begin(), token.k.end(), key);

@@ -28,7 +28,6 @@ from torch import Tensor
 from gma_torch.causal import SlotState
 from gma_torch.joint_slots import slot_chunk, slot_read
 from gma_torch.responsibilities import flush
-from gma_torch.rope import turn
 
 
 @dataclass
@@ -151,7 +150,6 @@ def joint_chunkwise(
     state: JointState | None = None,
     chunk: int = 64,
     max_decay: float | None = None,
-    slot_turn: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, JointState]:
     """The joint read of T tokens.
 
@@ -162,8 +160,6 @@ def joint_chunkwise(
         slot_bias: [H, K]. slot_scale: [H], given for the adapted read and only then.
         log_resp_q: [B, T, H, K] log-responsibilities of the queries, for the static read only.
         max_decay: bound on |log_decay| of one token, see `joint_slots.slot_chunk`.
-        slot_turn: cos, sin [T, v/2], or None. Of token t they turn its query where it reads the
-            slots, and the key that is written into them before that.
 
     Returns:
         The output [B, T, H, v] and the state after the last token.
@@ -192,13 +188,9 @@ def joint_chunkwise(
     if stored > 0 and tokens > 0:
         queries = tokens - stored  # queries before the first write find empty slots
         per_group = (groups, heads // groups)
-        far, keys = q[..., queries:, :], k_all[:, :stored]
-        if slot_turn is not None:
-            far = _by_group(turn(q_rot, *slot_turn), groups)[..., queries:, :]
-            keys = turn(keys, *(x[queries:] for x in slot_turn))
         slot_lse, slot_out, slots = slot_read(
-            far,
-            keys.transpose(1, 2),
+            q[..., queries:, :],
+            k_all[:, :stored].transpose(1, 2),
             v_all[:, :stored].transpose(1, 2),
             r_all[:, :stored].transpose(1, 2),
             None if decay_all is None else decay_all[:, :stored].transpose(1, 2),

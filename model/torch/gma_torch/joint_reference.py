@@ -13,7 +13,6 @@ from torch import Tensor
 from gma_torch.causal import SlotState, write_token
 from gma_torch.joint import JointState, empty_state
 from gma_torch.responsibilities import flush
-from gma_torch.rope import turn
 
 
 def joint_recurrent(
@@ -28,7 +27,6 @@ def joint_recurrent(
     slot_scale: Tensor | None = None,
     log_resp_q: Tensor | None = None,
     state: JointState | None = None,
-    slot_turn: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, JointState]:
     """Same arguments and results as `joint.joint_chunkwise`, token by token."""
     batch, tokens, heads, width = q_rot.shape
@@ -53,10 +51,7 @@ def joint_recurrent(
         if state.ring_k.shape[1] > window:  # token t - window leaves the ring and is written
             content = state.ring_v[:, 0]
             if adapted:
-                key = state.ring_k[:, :1]
-                if slot_turn is not None:
-                    key = turn(key, *(x[t : t + 1] for x in slot_turn))
-                content = torch.cat([content, key[:, 0]], -1)
+                content = torch.cat([content, state.ring_k[:, 0]], -1)
             gate = None if state.ring_decay is None else state.ring_decay[:, 0]
             slots = SlotState(state.mass, state.memory)
             slots = write_token(slots, state.ring_r[:, 0], content, gate)
@@ -67,11 +62,7 @@ def joint_recurrent(
                 state.ring_decay = state.ring_decay[:, 1:]
         q = q_rot[:, t].unflatten(1, (groups, share))  # [B, G, J, v]
         if adapted:
-            far = q
-            if slot_turn is not None:
-                turned = turn(q_rot[:, t : t + 1], *(x[t : t + 1] for x in slot_turn))
-                far = turned[:, 0].unflatten(1, (groups, share))
-            address = far @ state.memory[..., width:].transpose(-1, -2)  # [B, G, J, K]
+            address = q @ state.memory[..., width:].transpose(-1, -2)  # [B, G, J, K]
             slot = slot_scale.view(groups, share, 1) * address / math.sqrt(width)
         else:
             slot = log_resp_q[:, t].unflatten(1, (groups, share))

@@ -12,7 +12,7 @@ written, then read.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,11 @@ from gma_torch.responsibilities import (
     variance,
     write_responsibilities,
 )
-from gma_torch.rope import rope_table, turn, turn_table
+from gma_torch.rope import rope_table, turn
+
+# With slot_horizon L, before a token whose position is a multiple of this, the keys of slots whose
+# mean position is more than L behind it are turned by as many positions (docs/MATH.md 11.1).
+HORIZON_STEP = 64
 
 
 @dataclass
@@ -38,6 +42,7 @@ class MixerState:
 
     Attributes:
         mass: [B, G, K] float64.
+        slot_position: [B, G, K] float64, mean position of a slot's tokens; only with slot_horizon.
         memory: [B, G, K, v] value means; [B, G, K, 2v] with the adapted read: values, then keys.
         conv: [B, w - 1, C] last raw projections, oldest first; zeros before the first token.
         window_key, window_value: [B, n, G, v], the n <= w newest tokens, oldest first; rotated.
@@ -53,6 +58,7 @@ class MixerState:
     window_value: Tensor | None = None
     window_route: Tensor | None = None
     window_log_decay: Tensor | None = None
+    slot_position: Tensor | None = None
 
 
 @dataclass
@@ -61,9 +67,7 @@ class _Projected:
 
     route_q [B, T, H, r] or None, route_k [B, T, G, r], value [B, T, G, v], q [B, T, H, v] and
     k [B, T, G, v] rotated or None, log_decay [B, T, G] for forget "head" or None, conv history.
-    position: of the first token. slot_turn: cos, sin [T, v/2] that turn queries for the slots, and
-    the keys that are written when these tokens are read (docs/MATH.md 11.1, horizon); None: nothing
-    is turned.
+    position: of the first token.
     """
 
     route_q: Tensor | None
@@ -74,7 +78,15 @@ class _Projected:
     log_decay: Tensor | None
     conv: Tensor | None
     position: int
-    slot_turn: tuple[Tensor, Tensor] | None
+
+    def cut(self, begin: int, end: int) -> _Projected:
+        """Tokens begin..end; `conv` stays that after the last of all."""
+        parts = {
+            item.name: value[:, begin:end]
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor) and item.name != "conv"
+        }
+        return replace(self, position=self.position + begin, **parts)
 
 
 class GmaMixer(nn.Module):
@@ -140,6 +152,8 @@ class GmaMixer(nn.Module):
             zeros(groups, self.components).double(),
             zeros(groups, self.components, memory_width),
         )
+        if self.slot_horizon is not None:
+            state.slot_position = zeros(groups, self.components).double()
         if options.short_conv:
             state.conv = zeros(options.short_conv - 1, self.conv_channels)
         if options.window:
@@ -166,13 +180,14 @@ class GmaMixer(nn.Module):
         state = state or self.initial_state(x.shape[0], _core_dtype(x), x.device)
         projected = self._project(x, state.conv, position)
         with torch.autocast(x.device.type, enabled=False):
-            out, state = self._read_chunkwise(projected, state)
+            out, state = self._read_pieces(projected, state)
         return self._finish(out, x), state
 
     def step(self, x: Tensor, state: MixerState, position: int) -> tuple[Tensor, MixerState]:
         """One token [B, d] by the recurrence; returns [B, d] and the next state."""
         x = x.unsqueeze(1)
         projected = self._project(x, state.conv, position)
+        state = self._move_old_slots(state, position)
         out, state = self._read_recurrent(projected, state)
         return self._finish(out.unsqueeze(1), x).squeeze(1), state
 
@@ -227,17 +242,13 @@ class GmaMixer(nn.Module):
         if self.has_route_q:
             route_q = route_q.unflatten(-1, (self.heads, -1))
             route_q = self.route_q_norm(route_q) if options.route_norm else route_q
-        q = k = log_decay = slot_turn = None
+        q = k = log_decay = None
         if options.joint:
             q = self.q_proj(x).to(core).unflatten(-1, (self.heads, -1))
             k = self.k_proj(x).to(core).unflatten(-1, (self.groups, -1))
             route_k = route_k if self.has_route_k else self._route_of(k)
             table = rope_table(position, x.shape[1], self.head_dim, self.rope_theta, core, x.device)
             q, k = turn(q, *table), turn(k, *table)
-            if self.slot_horizon is not None and position + x.shape[1] > self.slot_horizon:
-                at = torch.arange(position, position + x.shape[1], device=x.device)
-                turns = (self.slot_horizon - at).clamp_max(0)
-                slot_turn = turn_table(turns, self.head_dim, self.rope_theta, core)
         if options.forget == "head":
             rate = F.softplus(self.forget_proj(x).to(core) + self.forget_bias.to(core))
             log_decay = -torch.exp(self.forget_a_log.to(core)) * rate
@@ -250,7 +261,6 @@ class GmaMixer(nn.Module):
             log_decay=log_decay,
             conv=history,
             position=position,
-            slot_turn=slot_turn,
         )
 
     def _route_of(self, key: Tensor) -> Tensor:
@@ -285,6 +295,51 @@ class GmaMixer(nn.Module):
             return -F.softplus(self.forget_beta.to(resp_k.dtype)).unsqueeze(-1) * resp_k
         return None
 
+    def _move_old_slots(self, state: MixerState, position: int) -> MixerState:
+        """slot_horizon: turns the keys of slots that are too old, before token `position`."""
+        if self.slot_horizon is None or position % HORIZON_STEP:
+            return state
+        old = (state.mass > 0) & (position - state.slot_position > self.slot_horizon)
+        value, key = state.memory.chunk(2, dim=-1)
+        table = rope_table(HORIZON_STEP, 1, self.head_dim, self.rope_theta, key.dtype, key.device)
+        key = torch.where(old.unsqueeze(-1), turn(key, *table), key)
+        return replace(
+            state,
+            memory=torch.cat([value, key], dim=-1),
+            slot_position=state.slot_position + HORIZON_STEP * old,
+        )
+
+    def _read_pieces(self, projected: _Projected, state: MixerState) -> tuple[Tensor, MixerState]:
+        """As `_read_chunkwise`, in pieces between which slots may move."""
+        tokens, first = projected.value.shape[1], projected.position
+        if self.slot_horizon is None or first + tokens <= self.slot_horizon:
+            return self._read_chunkwise(projected, state)
+        out, begin = [], 0
+        while begin < tokens:
+            position = first + begin
+            state = self._move_old_slots(state, position)
+            end = min(tokens, begin + HORIZON_STEP - position % HORIZON_STEP)
+            piece, state = self._read_chunkwise(projected.cut(begin, end), state)
+            out.append(piece)
+            begin = end
+        return torch.cat(out, dim=1), state
+
+    def _slot_positions(
+        self, state: MixerState, before: JointState, projected: _Projected, resp_k: Tensor,
+        decay: Tensor | None, stored: int,
+    ) -> Tensor:  # fmt: skip
+        """Mean positions [B, G, K] after the first `stored` of ring and new tokens are written."""
+        resp = torch.cat([before.ring_r, resp_k], dim=1)[:, :stored].double()
+        at = projected.position - before.ring_r.shape[1] + torch.arange(stored, device=resp.device)
+        weight, old = resp, state.mass
+        if decay is not None:
+            gate = torch.cat([before.ring_decay, decay], dim=1)[:, :stored].double()
+            left = gate.flip(1).cumsum(1).flip(1)  # of this token and those after it
+            weight, old = torch.exp(left - gate) * resp, torch.exp(left[:, :1].sum(1)) * state.mass
+        mass = old + weight.sum(1)
+        total = old * state.slot_position + (weight * at.view(-1, 1, 1)).sum(1)
+        return torch.where(mass > 0, total / mass.clamp_min(1e-300), state.slot_position)
+
     def _read_chunkwise(
         self, projected: _Projected, state: MixerState
     ) -> tuple[Tensor, MixerState]:
@@ -301,6 +356,7 @@ class GmaMixer(nn.Module):
         max_decay = None
         if options.forget == "write":
             max_decay = float(F.softplus(self.forget_beta.detach()).max())
+        before = self._joint_state(state, projected)
         out, joint = joint_chunkwise(
             projected.q,
             projected.k,
@@ -313,11 +369,15 @@ class GmaMixer(nn.Module):
             log_resp_q=(
                 None if adapted else log_responsibilities(self.read_scores(projected.route_q))
             ),
-            state=self._joint_state(state, projected),
+            state=before,
             max_decay=max_decay,
-            slot_turn=projected.slot_turn,
         )
         after = MixerState(joint.mass, joint.memory, projected.conv)
+        if self.slot_horizon is not None:
+            stored = before.ring_k.shape[1] + resp_k.shape[1] - joint.ring_k.shape[1]
+            after.slot_position = self._slot_positions(
+                state, before, projected, resp_k, decay, stored
+            )
         if options.window:
             kept = joint.ring_k.shape[1]
             after.window_key, after.window_value = joint.ring_k, joint.ring_v
@@ -387,8 +447,6 @@ class GmaMixer(nn.Module):
 
         reader: the token that is read now.
         """
-        if reader.slot_turn is not None:
-            key = turn(key, *reader.slot_turn)
         resp = write_responsibilities(self.write_scores(route_k))
         decay = self._decay(log_decay, resp)
         content = torch.cat([value, key], dim=-1) if self.options.read == "adapted" else value
@@ -398,18 +456,19 @@ class GmaMixer(nn.Module):
             content[:, 0],
             None if decay is None else decay[:, 0],
         )
-        return replace(state, mass=slots.mass, memory=slots.memory)
+        position = state.slot_position
+        if position is not None:
+            share = torch.where(slots.mass > 0, resp[:, 0].double() / slots.mass, 0.0)
+            position = position + share * (reader.position - self.options.window - position)
+        return replace(state, mass=slots.mass, memory=slots.memory, slot_position=position)
 
     def _read_joint(self, projected: _Projected, state: MixerState) -> Tensor:
         """One softmax over slots and window for one token (MATH.md 11.1); returns [B, H, v]."""
         v = self.head_dim
         q = projected.q[:, 0].unflatten(1, (self.groups, -1))  # [B, G, J, v]
         if self.options.read == "adapted":
-            far = q
-            if projected.slot_turn is not None:
-                far = turn(projected.q, *projected.slot_turn)[:, 0].unflatten(1, (self.groups, -1))
             scale = self.slot_scale.to(q.dtype).view(self.groups, -1, 1) / math.sqrt(v)
-            logits = scale * (far @ state.memory[..., v:].transpose(-1, -2))
+            logits = scale * (q @ state.memory[..., v:].transpose(-1, -2))
         else:
             log_resp = log_responsibilities(self.read_scores(projected.route_q)[:, 0])
             logits = log_resp.unflatten(1, (self.groups, -1))

@@ -10,16 +10,6 @@ import torch
 from torch import Tensor
 
 
-def turn_table(
-    positions: Tensor, width: int, theta: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """cos and sin [T, v/2] that turn heads of width v by `positions` [T], which may be negative."""
-    half = width // 2
-    steps = torch.arange(half, dtype=torch.float64, device=positions.device)
-    angle = positions.double().unsqueeze(1) * theta ** (-steps / half)
-    return torch.cos(angle).to(dtype), torch.sin(angle).to(dtype)
-
-
 def rope_table(
     start: int,
     tokens: int,
@@ -29,7 +19,11 @@ def rope_table(
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
     """cos and sin [T, v/2] of the positions start, start + 1, ... for heads of width v."""
-    return turn_table(torch.arange(start, start + tokens, device=device), width, theta, dtype)
+    half = width // 2
+    frequency = theta ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
+    position = torch.arange(start, start + tokens, dtype=torch.float64, device=device)
+    angle = position.unsqueeze(1) * frequency
+    return torch.cos(angle).to(dtype), torch.sin(angle).to(dtype)
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gma_torch.joint import JointState, joint_chunkwise
 from gma_torch.joint_reference import joint_recurrent
-from gma_torch.rope import turn_table
 
 HEADS, GROUPS, SLOTS, WIDTH, BATCH = 4, 2, 7, 6, 2
 
@@ -44,8 +43,6 @@ def _cut(args: list, options: dict, begin: int, end: int) -> tuple[list, dict]:
     part = dict(options)
     if "log_resp_q" in part:
         part["log_resp_q"] = part["log_resp_q"][:, begin:end]
-    if "slot_turn" in part:
-        part["slot_turn"] = tuple(x[begin:end] for x in part["slot_turn"])
     return [None if x is None else x[:, begin:end] for x in args], part
 
 
@@ -85,26 +82,6 @@ def test_continuing_from_a_state_equals_one_call(read: str, window: int, cuts: l
         parts.append(out)
     torch.testing.assert_close(torch.cat(parts, 1), want, rtol=0, atol=1e-12)
     _assert_same_state(state, want_state)
-
-
-@pytest.mark.parametrize("window", [0, 9])
-@pytest.mark.parametrize("cuts", [[], [3, 8, 30], [1, 2, 40]])
-def test_slots_turned_by_a_horizon(window: int, cuts: list[int]) -> None:
-    args, options = _inputs(41, "adapted", "write")
-    turns = (12 - torch.arange(41)).clamp_max(0)
-    options["slot_turn"] = turn_table(turns, WIDTH, 10.0, torch.float64)
-    want, want_state = joint_recurrent(*args, window=window, **options)
-    state, parts = None, []
-    for begin, end in zip([0, *cuts], [*cuts, 41], strict=True):
-        part, part_options = _cut(args, options, begin, end)
-        out, state = joint_chunkwise(*part, window=window, chunk=8, state=state, **part_options)
-        parts.append(out)
-    torch.testing.assert_close(torch.cat(parts, 1), want, rtol=0, atol=1e-12)
-    _assert_same_state(state, want_state)
-    del options["slot_turn"]
-    plain, _ = joint_chunkwise(*args, window=window, chunk=8, **options)
-    torch.testing.assert_close(plain[:, :13], want[:, :13], rtol=0, atol=1e-12)
-    assert (plain[:, 14:] - want[:, 14:]).abs().amax((0, 2, 3)).min() > 1e-3
 
 
 def test_no_tokens_leave_the_state_alone() -> None:

@@ -59,7 +59,7 @@ TEST(LongStream, MeansKeepTheirFiguresOverAMillionTokens) {
     for (double& x : content) x = value(engine);
     for (double& x : route_k) x = route(engine);
     for (TestMixer* mixer : {&plain, &compensated}) {
-      reference::WriteToken(mixer->constants, mixer->state, 0, content, route_k.data(), 0);
+      reference::WriteToken(mixer->constants, mixer->state, 0, 0, content, route_k.data(), 0);
     }
     const std::vector<double> resp =
         reference::WriteResponsibilities(reference::Scores(plain.constants, 0, route_k.data()));
@@ -86,7 +86,7 @@ double LostMovement(double start_mass, bool compensated) {
   const std::vector<double> content(8, 1.5), route_k(3, 0);
   const int64_t tokens = 1 << 19;
   for (int64_t t = 0; t < tokens; ++t) {
-    reference::WriteToken(mixer.constants, mixer.state, 0, content, route_k.data(), 0);
+    reference::WriteToken(mixer.constants, mixer.state, 0, 0, content, route_k.data(), 0);
   }
   const double moved = mixer.memory[0] - 1.0;
   const double expected = 0.5 * tokens / (start_mass + tokens);

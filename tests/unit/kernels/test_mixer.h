@@ -76,6 +76,7 @@ class TestMixer {
     conv_weight_ = random.Floats(channels * constants.conv_width);
     constants.conv_weight = conv_weight_.data();
     mass.assign(G * K, 0);
+    slot_position.assign(constants.slot_horizon > 0 && constants.adapted ? G * K : 0, 0);
     memory.assign(G * K * memory_dim, 0);
     compensation.assign(compensated ? memory.size() : 0, 0);
     conv_.assign(constants.conv_width > 0 ? (constants.conv_width - 1) * channels : 0, 0);
@@ -83,10 +84,15 @@ class TestMixer {
     window_value_.assign(w * G * v, 0);
     window_route_.assign(route_from_key ? 0 : w * G * r, 0);
     window_log_decay_.assign(w * G, 0);
-    state = {
-        mass.data(),          memory.data(),           compensated ? compensation.data() : nullptr,
-        conv_.data(),         window_key_.data(),      window_value_.data(),
-        window_route_.data(), window_log_decay_.data()};
+    state = {mass.data(),
+             slot_position.empty() ? nullptr : slot_position.data(),
+             memory.data(),
+             compensated ? compensation.data() : nullptr,
+             conv_.data(),
+             window_key_.data(),
+             window_value_.data(),
+             window_route_.data(),
+             window_log_decay_.data()};
   }
 
   TestToken Token() {
@@ -140,7 +146,7 @@ class TestMixer {
   bool gated = false, route_from_key = false;
   int64_t position = 0;
   MixerState state{};
-  std::vector<double> mass;
+  std::vector<double> mass, slot_position;
   std::vector<float> memory, compensation;
 
  private:

@@ -64,6 +64,7 @@ std::vector<Block> BlocksOf(const ModelConfig& config, const StateLayout& layout
                         static_cast<size_t>(layer.conv_channels);
     const Block all[] = {
         {"mass", layer.mass, G * K, Block::kDouble},
+        {"slot_position", layer.slot_position, G * K, Block::kDouble},
         {"memory", layer.memory, memory, Block::kFloat},
         {"compensation", layer.compensation, memory, Block::kZero},
         {"conv", layer.conv, conv, Block::kFloat},

@@ -46,6 +46,7 @@ std::vector<Block> BlocksOf(const ModelConfig& config, const MixerOptions& optio
   const size_t conv_rows = static_cast<size_t>(std::max(options.short_conv - 1, 0));
   const std::vector<Block> all = {
       {layer.mass, G * K * 8},
+      {layer.slot_position, G * K * 8},
       {layer.memory, memory},
       {layer.compensation, memory},
       {layer.conv, conv_rows * static_cast<size_t>(layer.conv_channels) * 4},
@@ -88,6 +89,14 @@ TEST(StateLayout, OptionsAddTheirBlocks) {
   EXPECT_EQ(layer.conv_channels, 12 * (16 + 64));
   EXPECT_EQ(BlocksOf(config, options, layer).size(), 8u);
   EXPECT_TRUE(layout.compensated());
+}
+
+TEST(StateLayout, AHorizonKeepsPositionsOfSlots) {
+  ModelConfig config = MediumConfig({{.read = ReadMode::kAdapted}, {}});
+  config.slot_horizon = 100;
+  GMA_ASSERT_OK_AND_ASSIGN(const StateLayout layout, StateLayout::Create(config, false));
+  EXPECT_EQ(layout.layers()[0].memory - layout.layers()[0].slot_position, size_t{12} * 64 * 8);
+  EXPECT_EQ(layout.layers()[1].slot_position, kAbsent) << "read \"static\" has no positions";
 }
 
 TEST(StateLayout, RoutesFromKeysAreNotKept) {

@@ -98,6 +98,8 @@ def state_bytes(config: GmaConfig) -> int:
     for layer in config.layers:
         width = config.head_dim * (2 if layer.read == "adapted" else 1)
         total += groups * components * (4 * width + 8)
+        if config.slot_horizon is not None and layer.read == "adapted":
+            total += groups * components * 8
         ring = 2 * config.head_dim + (layer.forget == "head")
         ring += config.routing_dim if layer.route == "projected" else 0
         total += 4 * groups * layer.window * ring

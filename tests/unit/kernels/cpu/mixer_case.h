@@ -57,7 +57,7 @@ class CaseMixer {
 
   // Projections of tokens side by side, as the decoder has them; `tokens` lacks `out`.
   struct PackedTokens {
-    std::vector<float> projected, cos, sin, slot_cos, slot_sin, log_decay;
+    std::vector<float> projected, cos, sin, log_decay;
     cpu::MixerTokens tokens{};
   };
 
@@ -88,6 +88,7 @@ class CaseMixer {
     const int64_t G = c.memory_heads, w = c.window, v = c.head_dim;
     const int64_t channels = (c.adapted ? 0 : c.heads * c.routing_dim) + G * (c.routing_dim + v);
     std::vector<float> numbers(mixer.memory);
+    numbers.insert(numbers.end(), mixer.slot_position.begin(), mixer.slot_position.end());
     const auto add = [&numbers](const float* from, int64_t count) {
       numbers.insert(numbers.end(), from, from + count);
     };
@@ -124,21 +125,15 @@ class CaseMixer {
       packed.tokens.stride = static_cast<int64_t>(packed.projected.size()) - row;
       packed.log_decay.insert(packed.log_decay.end(), tokens[t].log_decay.begin(),
                               tokens[t].log_decay.end());
-      const int64_t position = mixer.position + static_cast<int64_t>(t - begin);
-      const auto turn = [&c](int64_t by, std::vector<float>& cosines, std::vector<float>& sines) {
-        const reference::RopeAngles angles(by, c.rope_theta, c.head_dim);
-        cosines.insert(cosines.end(), angles.cos.begin(), angles.cos.end());
-        sines.insert(sines.end(), angles.sin.begin(), angles.sin.end());
-      };
-      turn(position, packed.cos, packed.sin);
-      turn(-std::max<int64_t>(position - c.slot_horizon, 0), packed.slot_cos, packed.slot_sin);
+      const reference::RopeAngles angles(mixer.position + static_cast<int64_t>(t - begin),
+                                         c.rope_theta, c.head_dim);
+      packed.cos.insert(packed.cos.end(), angles.cos.begin(), angles.cos.end());
+      packed.sin.insert(packed.sin.end(), angles.sin.begin(), angles.sin.end());
     }
     packed.tokens.projected = packed.projected.data();
     packed.tokens.log_decay = c.forget_head ? packed.log_decay.data() : nullptr;
     packed.tokens.rope_cos = packed.cos.data();
     packed.tokens.rope_sin = packed.sin.data();
-    packed.tokens.slot_cos = c.slot_horizon > 0 ? packed.slot_cos.data() : nullptr;
-    packed.tokens.slot_sin = c.slot_horizon > 0 ? packed.slot_sin.data() : nullptr;
     return packed;
   }
 

@@ -51,8 +51,6 @@ class Stream {
                                      .log_decay = nullptr,
                                      .rope_cos = nullptr,
                                      .rope_sin = nullptr,
-                                     .slot_cos = nullptr,
-                                     .slot_sin = nullptr,
                                      .out = out,
                                      .out_stride = kWidth};
     kernel_.Run(tokens, layer_.mixer.state, 0, scratch_.get());

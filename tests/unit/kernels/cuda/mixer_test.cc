@@ -45,6 +45,8 @@ class DeviceRows {
       return begin;
     };
     place_.mass = block(slots * sizeof(double));
+    const size_t horizon = layer.mixer.slot_position.size();
+    place_.slot_position = horizon > 0 ? block(horizon * sizeof(double)) : MixerLayer::kAbsent;
     place_.memory = block(slots * width * sizeof(float));
     place_.compensation = layer.mixer.compensation.empty() ? MixerLayer::kAbsent
                                                            : block(slots * width * sizeof(float));
@@ -73,8 +75,7 @@ class DeviceRows {
 
   static void Append(const CaseMixer::PackedTokens& more, CaseMixer::PackedTokens& all) {
     using Packed = CaseMixer::PackedTokens;
-    for (auto member : {&Packed::projected, &Packed::cos, &Packed::sin, &Packed::slot_cos,
-                        &Packed::slot_sin, &Packed::log_decay}) {
+    for (auto member : {&Packed::projected, &Packed::cos, &Packed::sin, &Packed::log_decay}) {
       (all.*member).insert((all.*member).end(), (more.*member).begin(), (more.*member).end());
     }
   }
@@ -109,10 +110,7 @@ class DeviceRows {
     const auto projected = *DeviceArray<float>::Copy(all.projected);
     const auto cosines = *DeviceArray<float>::Copy(all.cos);
     const auto sines = *DeviceArray<float>::Copy(all.sin);
-    const auto slot_cosines = *DeviceArray<float>::Copy(all.slot_cos);
-    const auto slot_sines = *DeviceArray<float>::Copy(all.slot_sin);
     const auto log_decay = *DeviceArray<float>::Copy(all.log_decay);
-    const bool horizon = layer.mixer.constants.slot_horizon > 0;
     const auto device_out = *DeviceArray<float>::Copy(out);
     const MixerBatch batch = {.pool = pool.data(),
                               .row_bytes = row_bytes_,
@@ -131,8 +129,6 @@ class DeviceRows {
                               .log_decay = log_decay.data(),
                               .rope_cos = cosines.data(),
                               .rope_sin = sines.data(),
-                              .slot_cos = horizon ? slot_cosines.data() : nullptr,
-                              .slot_sin = horizon ? slot_sines.data() : nullptr,
                               .out = device_out.data(),
                               .out_stride = layer.out_width()};
     EXPECT_EQ(RunMixer(mixer_[0].layer(), batch, nullptr, threads), cudaSuccess);
@@ -175,6 +171,9 @@ TEST_P(CudaMixerTest, AgreesWithTheReference) {
   const MixerLayer& place = rows.place();
   EXPECT_LT(Distance(rows.Numbers<double>(1, place.mass, mixer.mass.size()), mixer.mass), 1e-6);
   std::vector<float> state = rows.Numbers<float>(1, place.memory, mixer.memory.size());
+  for (const double at : rows.Numbers<double>(1, place.slot_position, mixer.slot_position.size())) {
+    state.push_back(static_cast<float>(at));
+  }
   const size_t groups = c.memory_heads, window = c.window, v = c.head_dim, r = c.routing_dim;
   const size_t channels = (c.adapted ? 0 : c.heads * r) + groups * (r + v);
   const auto add = [&](size_t offset, size_t count) {
